@@ -1,0 +1,2 @@
+//! `stepgate`.
+fn main() {}

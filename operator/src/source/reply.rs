@@ -1,0 +1,290 @@
+//! Reads the replies of Prometheus' HTTP API: four counts for each interval, or what is wrong with that interval.
+//!
+//! Pure and strict. A reply that is no Prometheus reply is a [`Refusal`], and nothing was learnt; a reply with a number that cannot be a count is a
+//! [`DataError`] of the interval that it stands in, and spoils no other. Nothing is guessed, clamped or replaced by zero, but for one
+//! rule: where there are requests, no series of bad ones means that there were none.
+
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::provider::{SERIES_LABEL, Series};
+
+/// From here on an f64 does not hold every integer.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// Furthest that a sample's time may be from the time that was asked for, seconds.
+const SAME_TIME: f64 = 0.5;
+
+/// The four counts of one interval; `None` where the source has no such series at that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QuadSample {
+    /// Completed requests of the canary.
+    pub canary_requests: Option<u64>,
+    /// Bad ones; may exceed the requests where a scrape fell between the two (the judge decides what to make of it).
+    pub canary_bad: Option<u64>,
+    /// Completed requests of stable.
+    pub stable_requests: Option<u64>,
+    /// Bad ones, likewise.
+    pub stable_bad: Option<u64>,
+}
+
+/// What was read for one interval.
+pub type Sample = Result<QuadSample, DataError>;
+
+/// Why the data of one interval cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DataError {
+    /// NaN or infinite.
+    #[error("{} is not a finite number", .0.label())]
+    NotFinite(Series),
+    /// Below zero: not a counter.
+    #[error("{} is negative", .0.label())]
+    Negative(Series),
+    /// 2^53 and more.
+    #[error("{} is too large for a count", .0.label())]
+    TooLarge(Series),
+    /// The value is no number at all.
+    #[error("{} has no value that can be read", .0.label())]
+    Unreadable(Series),
+    /// Two series where one is expected.
+    #[error("{} has two series", .0.label())]
+    TwoSeries(Series),
+    /// Bad requests, but no requests.
+    #[error("{} has a value where the requests have none", .0.label())]
+    BadAlone(Series),
+    /// A series that the query does not ask for.
+    #[error("a series is labelled with none of the four counts")]
+    UnknownSeries,
+    /// A scalar, a string, a histogram, a matrix where a vector is expected, or the other way about.
+    #[error("the reply is of another type than the query's")]
+    WrongType,
+    /// The sample is of another time than was asked for.
+    #[error("the sample is of another time than the interval's end")]
+    WrongTime,
+    /// The source warned that the reply may be partial.
+    #[error("the source warned that its reply is not complete")]
+    Warned,
+}
+
+impl DataError {
+    /// A constant word for metrics and status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::NotFinite(_) => "not_finite",
+            Self::Negative(_) => "negative",
+            Self::TooLarge(_) => "too_large",
+            Self::Unreadable(_) => "unreadable",
+            Self::TwoSeries(_) => "two_series",
+            Self::BadAlone(_) => "bad_alone",
+            Self::UnknownSeries => "unknown_series",
+            Self::WrongType => "wrong_type",
+            Self::WrongTime => "wrong_time",
+            Self::Warned => "warned",
+        }
+    }
+}
+
+/// A successful reply, its result not yet looked at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Data {
+    kind: String,
+    result: Value,
+    warned: bool,
+}
+
+/// A body that is no successful reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// `status: error`, with Prometheus' words.
+    Error {
+        /// Its errorType.
+        kind: String,
+        /// Its error.
+        message: String,
+    },
+    /// Not Prometheus' JSON; what is amiss.
+    Malformed(&'static str),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope {
+    status: String,
+    data: Option<Inner>,
+    error_type: Option<String>,
+    error: Option<String>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Inner {
+    result_type: String,
+    result: Value,
+}
+
+/// Reads a body. Unknown fields are allowed: newer versions add some (`infos`, `stats`).
+pub fn parse(body: &[u8]) -> Result<Data, Refusal> {
+    let envelope: Envelope = serde_json::from_slice(body).map_err(|error| {
+        Refusal::Malformed(match error.classify() {
+            serde_json::error::Category::Eof => "it ends too early",
+            serde_json::error::Category::Data => "a field is missing or of another type",
+            _ => "it is not JSON",
+        })
+    })?;
+    match (envelope.status.as_str(), envelope.data) {
+        ("success", Some(data)) => Ok(Data {
+            kind: data.result_type,
+            result: data.result,
+            warned: envelope.warnings.is_some_and(|warnings| !warnings.is_empty()),
+        }),
+        ("error", _) => Err(Refusal::Error {
+            kind: envelope.error_type.unwrap_or_default(),
+            message: envelope.error.unwrap_or_default(),
+        }),
+        ("success", None) => Err(Refusal::Malformed("it has no data")),
+        _ => Err(Refusal::Malformed("its status is neither success nor error")),
+    }
+}
+
+/// The number of a scalar reply, `None` where it is anything else or not finite.
+pub fn scalar(data: &Data) -> Option<f64> {
+    if data.kind != "scalar" {
+        return None;
+    }
+    let (_, value) = point(&data.result)?;
+    value.filter(|value| value.is_finite())
+}
+
+/// The counts of the interval that ends at `end`, of an instant query's reply.
+pub fn instant(data: &Data, end: i64) -> Sample {
+    let mut gathered = QuadSample::default();
+    for series in usable(data, "vector")? {
+        let which = which(series)?;
+        let (time, value) = series.get("value").and_then(point).ok_or(DataError::WrongType)?;
+        if !same(time, end) {
+            return Err(DataError::WrongTime);
+        }
+        gathered.add(which, value)?;
+    }
+    gathered.finish()
+}
+
+/// The counts of each of the intervals that end at `ends`, of one range query's reply. What is wrong with the reply as a whole is wrong with
+/// every interval; what is wrong with one value, with its interval alone.
+pub fn range(data: &Data, ends: &[i64]) -> Vec<(i64, Sample)> {
+    let list = match usable(data, "matrix") {
+        Ok(list) => list,
+        Err(error) => return ends.iter().map(|end| (*end, Err(error))).collect(),
+    };
+    let mut gathered: Vec<Sample> = ends.iter().map(|_| Ok(QuadSample::default())).collect();
+    let mut whole = None;
+    for series in list {
+        let read = which(series).and_then(|which| {
+            series.get("values").and_then(Value::as_array).map(|values| (which, values)).ok_or(DataError::WrongType)
+        });
+        match read {
+            Ok((which, values)) => {
+                for value in values {
+                    let Some((time, number)) = point(value) else {
+                        whole.get_or_insert(DataError::WrongType);
+                        continue;
+                    };
+                    // Intervals that lie between two missed ones come along in the reply, and were read before.
+                    let at = ends.iter().zip(&mut gathered).find(|(end, _)| same(time, **end));
+                    if let Some((_, slot)) = at
+                        && let Ok(open) = slot
+                        && let Err(error) = open.add(which, number)
+                    {
+                        *slot = Err(error);
+                    }
+                }
+            }
+            Err(error) => {
+                whole.get_or_insert(error);
+            }
+        }
+    }
+    ends.iter()
+        .zip(gathered)
+        .map(|(end, slot)| (*end, whole.map_or_else(|| slot.and_then(QuadSample::finish), Err)))
+        .collect()
+}
+
+/// The list of series, if the reply is whole and of the type that the query gives.
+fn usable<'a>(data: &'a Data, kind: &str) -> Result<&'a [Value], DataError> {
+    if data.warned {
+        return Err(DataError::Warned);
+    }
+    if data.kind != kind {
+        return Err(DataError::WrongType);
+    }
+    data.result.as_array().map(Vec::as_slice).ok_or(DataError::WrongType)
+}
+
+fn which(series: &Value) -> Result<Series, DataError> {
+    series
+        .get("metric")
+        .and_then(|metric| metric.get(SERIES_LABEL))
+        .and_then(Value::as_str)
+        .and_then(Series::parse)
+        .ok_or(DataError::UnknownSeries)
+}
+
+/// `[time, "value"]`; the value is `None` where it is not a number in text.
+fn point(value: &Value) -> Option<(f64, Option<f64>)> {
+    match value.as_array()?.as_slice() {
+        [time, number] => Some((time.as_f64()?, number.as_str().and_then(|text| text.parse().ok()))),
+        _ => None,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "unix seconds are far below 2^53")]
+fn same(time: f64, end: i64) -> bool {
+    (time - end as f64).abs() <= SAME_TIME
+}
+
+impl QuadSample {
+    fn add(&mut self, series: Series, value: Option<f64>) -> Result<(), DataError> {
+        let count = count(value.ok_or(DataError::Unreadable(series))?, series)?;
+        let slot = match series {
+            Series::CanaryRequests => &mut self.canary_requests,
+            Series::CanaryBad => &mut self.canary_bad,
+            Series::StableRequests => &mut self.stable_requests,
+            Series::StableBad => &mut self.stable_bad,
+        };
+        match slot.replace(count) {
+            None => Ok(()),
+            Some(_) => Err(DataError::TwoSeries(series)),
+        }
+    }
+
+    fn finish(self) -> Sample {
+        let bad = |requests: Option<u64>, bad: Option<u64>, series| match (requests, bad) {
+            (None, Some(_)) => Err(DataError::BadAlone(series)),
+            (None, None) => Ok(None),
+            (Some(_), bad) => Ok(Some(bad.unwrap_or(0))),
+        };
+        Ok(Self {
+            canary_bad: bad(self.canary_requests, self.canary_bad, Series::CanaryBad)?,
+            stable_bad: bad(self.stable_requests, self.stable_bad, Series::StableBad)?,
+            ..self
+        })
+    }
+}
+
+/// A number as a count: whole numbers as they are, others to the nearest, halves to the even one.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: finite, not negative, below 2^53")]
+fn count(value: f64, series: Series) -> Result<u64, DataError> {
+    if !value.is_finite() {
+        Err(DataError::NotFinite(series))
+    } else if value < 0.0 {
+        Err(DataError::Negative(series))
+    } else if value >= EXACT {
+        Err(DataError::TooLarge(series))
+    } else {
+        Ok(value.round_ties_even() as u64)
+    }
+}

@@ -1,0 +1,87 @@
+# What can be done with this tree. `make` alone lists it.
+#
+# Needs Rust, Go and Python with pip. All else is built or downloaded into $(cache), outside the work tree, and not built again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+cache := $(or $(STEPGATE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/stepgate)
+programs := $(or $(CARGO_TARGET_DIR),target)/debug
+versions := $(shell sed -n 's/^HELM=/helm-/p' tests/cluster/versions.env)
+helm := $(cache)/$(versions)/helm
+deny_version := 0.20.2
+deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+chart := charts/stepgate
+
+.PHONY: help
+help: ## list what can be done
+	@echo "Stepgate: progressive delivery over the Gateway API."; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "Cache of what is built or downloaded: $(cache)"
+
+##
+.PHONY: build
+build: ## build everything (one profile, also for tests, demo and chart)
+	cargo build --workspace --bins --tests
+
+.PHONY: fmt
+fmt: ## format the sources
+	cargo fmt --all
+
+.PHONY: lint
+lint: $(deny) ## check format, lints (warnings are errors), licences, bans and sources
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(deny) --locked check licenses bans sources
+
+# Into the cache and not into ~/.cargo/bin: the version is this project's business.
+$(deny):
+	@echo "lint: cargo-deny $(deny_version): not in the cache, about 5 minutes on two cores, once ..."
+	cargo install cargo-deny --version $(deny_version) --locked --quiet --root $(cache)/cargo-deny-$(deny_version)
+
+.PHONY: gen
+gen: ## write the generated files: the CRD and the chart's copy of it
+	cargo run --quiet -p stepgate-crds --bin generate-crds > crds/rollouts.yaml.new
+	mv crds/rollouts.yaml.new crds/rollouts.yaml
+	cp crds/rollouts.yaml $(chart)/crds/rollouts.yaml
+
+.PHONY: check-generated
+check-generated: ## fail if a generated file is not what `make gen` writes
+	@new=$$(mktemp); trap 'rm -f "$$new"' EXIT; \
+	cargo run --quiet -p stepgate-crds --bin generate-crds > "$$new"; \
+	for file in crds/rollouts.yaml $(chart)/crds/rollouts.yaml; do \
+	  diff -u "$$file" "$$new" || { echo "$$file is out of date: run make gen, and commit what it writes" >&2; exit 1; }; \
+	done; echo "generated files are fresh"
+
+##
+.PHONY: cluster-programs
+cluster-programs: ## build what the local cluster runs (15 minutes the first time)
+	tests/cluster/build.sh
+
+.PHONY: test
+test: cluster-programs build check-chart ## run all tests: unit, wire, real API server, end to end (needs root or user namespaces)
+	$(programs)/local-cluster run -- cargo test --workspace --offline
+
+.PHONY: test-quick
+test-quick: ## run the tests of the libraries and the plugin, which need no cluster
+	cargo test -p stepgate-crds -p stepgate-core -p stepgate -p kubectl-stepgate --lib --bins --tests
+
+.PHONY: check-chart
+check-chart: cluster-programs ## lint the Helm chart and render it
+	$(helm) lint --quiet --strict $(chart) --set metricsSources.default=http://prometheus:9090
+	$(helm) template stepgate $(chart) --namespace stepgate-system --set metrics.service.enabled=true > /dev/null
+
+##
+.PHONY: demo
+demo: cluster-programs build ## a good and a bad version on a real cluster, live, in under 5 minutes; KEEP=1 leaves it running
+	$(programs)/demo run $(if $(KEEP),--keep)
+
+.PHONY: demo-stop
+demo-stop: ## end a demo that KEEP=1 left running
+	@[ -x $(programs)/demo ] || { echo "no demo has been built, so none runs"; exit 0; }; $(programs)/demo stop
+
+.PHONY: cluster
+cluster: cluster-programs build ## a shell with the local cluster's kubeconfig; the cluster ends with the shell
+	PATH="$(abspath $(programs)):$$PATH" $(programs)/local-cluster run -- $${SHELL:-/bin/bash}

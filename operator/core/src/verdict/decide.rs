@@ -1,0 +1,373 @@
+//! The order of precedence: what fails, then what retreats, then a pass of all, then the reason to hold (analysis.md, section 9).
+//!
+//! Reads evidence only. An interval that could not be read holds a pass back, and never hides a failure of another metric.
+
+use stepgate_crds::evidence::{Evidence, MetricEvidence, Recent, Tally};
+
+use super::eprocess::{ln_e_pass, ln_e_share, within};
+use super::observation::{Arm, as_f64};
+use super::process::{self, Begun, plus};
+use super::reason::{HoldReason, RetreatCause, Rule, Verdict};
+use super::settings::{
+    IDLE_SECONDS, INCONSISTENT, MISSED_REQUESTS, MetricSettings, SHARE_ALPHA, SHARED_FAULT_SECONDS, SILENT_INTERVALS,
+    Settings, TRIPWIRE_SHARE, TRIPWIRE_STABLE,
+};
+use super::{Moment, Restarts};
+
+/// One metric with all that is asked about it.
+struct Case<'a> {
+    kept: &'a MetricEvidence,
+    metric: &'a MetricSettings,
+    settings: &'a Settings,
+    moment: &'a Moment,
+    begun: Begun,
+    through: i64,
+}
+
+/// The verdict on evidence whose metrics are the settings', in their order.
+pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, restarts: Option<Restarts>) -> Verdict {
+    let begun = Begun {
+        steps: evidence.steps_begun,
+        pauses: evidence.pauses_begun,
+    };
+    let through = evidence.through;
+    let cases: Vec<Case<'_>> = evidence
+        .metrics
+        .iter()
+        .zip(&settings.metrics)
+        .map(|(kept, metric)| Case {
+            kept,
+            metric,
+            settings,
+            moment,
+            begun,
+            through,
+        })
+        .collect();
+    let failed = (cases.iter().find_map(Case::tripwire))
+        .or_else(|| failed_restarts(restarts?))
+        .or_else(|| cases.iter().find_map(Case::absolute))
+        .or_else(|| cases.iter().find_map(Case::relative));
+    if let Some(rule) = failed {
+        return Verdict::Fail(rule);
+    }
+    let retreat = cases
+        .iter()
+        .find_map(Case::silent)
+        .or_else(|| cases.iter().find_map(Case::lasting_shared_fault));
+    if let Some(cause) = retreat.filter(|_| !moment.promoting) {
+        return Verdict::Retreat(cause);
+    }
+    if let Some(detail) = &moment.unavailable {
+        return Verdict::Hold(HoldReason::MetricsUnavailable { detail: detail.clone() });
+    }
+    let objection = (cases.iter().find_map(Case::trouble))
+        .or_else(|| cases.iter().find_map(Case::no_data))
+        .or_else(|| cases.iter().find_map(Case::inconsistent))
+        .or_else(|| cases.iter().find_map(Case::share_mismatch))
+        .or_else(|| cases.iter().find_map(Case::shared_fault));
+    if let Some(reason) = objection {
+        return Verdict::Hold(reason);
+    }
+    let missing: Vec<HoldReason> = cases.iter().filter_map(Case::insufficient).collect();
+    if cases.is_empty() {
+        return Verdict::Hold(HoldReason::MetricsUnavailable {
+            detail: "no metric is judged".to_owned(),
+        });
+    }
+    let longest = missing.into_iter().max_by_key(|reason| match reason {
+        HoldReason::InsufficientTraffic {
+            have, need: Some(need), ..
+        } => need.saturating_sub(*have),
+        _ => u64::MAX,
+    });
+    match longest {
+        None => Verdict::Pass,
+        Some(reason) => Verdict::Hold(cases.iter().find_map(Case::stable_is_worse).unwrap_or(reason)),
+    }
+}
+
+fn failed_restarts(restarts: Restarts) -> Option<Rule> {
+    let rate = |exits: u32, hours: f64| if hours > 0.0 { f64::from(exits) / hours } else { 0.0 };
+    let canary = restarts.canary_error_exits;
+    // Without any pod-hour known two error exits are still two: count them against a minute.
+    let canary_rate = rate(canary, within(restarts.canary_pod_hours, 1.0 / 60.0, f64::MAX));
+    let stable_rate = rate(restarts.stable_error_exits, restarts.stable_pod_hours);
+    (canary >= 2 && canary_rate > stable_rate).then_some(Rule::Restarts {
+        canary,
+        canary_rate,
+        stable_rate,
+    })
+}
+
+impl Case<'_> {
+    fn name(&self) -> String {
+        self.metric.name.clone()
+    }
+
+    fn tripwire(&self) -> Option<Rule> {
+        let seen = &self.kept.tripwire;
+        [(seen.canary, seen.stable), (seen.latest_canary, seen.latest_stable)]
+            .into_iter()
+            .find_map(|(canary, stable)| {
+                let stable_is_well = stable.requests == 0 || share(stable) < TRIPWIRE_STABLE;
+                let trips = canary.bad >= self.settings.overwhelming_bad && share(canary) >= TRIPWIRE_SHARE;
+                (trips && stable_is_well).then(|| Rule::Tripwire {
+                    metric: self.name(),
+                    canary: canary.into(),
+                    stable: stable.into(),
+                })
+            })
+    }
+
+    fn absolute(&self) -> Option<Rule> {
+        let mean = process::mean_absolute(&self.kept.processes, self.begun, self.settings, self.metric);
+        let window = mean.loudest?.absolute;
+        let fails = mean.ln_e >= self.settings.threshold_fail()
+            && self.enough_bad(window.canary, window.intervals_with_bad)
+            && share(window.canary) > self.metric.max()
+            && self.kept.stable_over_since.is_none();
+        fails.then(|| Rule::Absolute {
+            metric: self.name(),
+            canary: window.canary.into(),
+            max: self.metric.max(),
+            evidence: mean.ln_e,
+            threshold: self.settings.threshold_fail(),
+        })
+    }
+
+    fn relative(&self) -> Option<Rule> {
+        if self.moment.promoting {
+            return None;
+        }
+        let mean = process::mean_relative(&self.kept.processes, self.begun, self.settings);
+        let window = mean.loudest?.relative;
+        let effect = share(window.canary) - share(window.stable);
+        let fails = mean.ln_e >= self.settings.threshold_fail()
+            && (window.stable.requests == 0 || effect >= self.metric.min_effect)
+            && self.enough_bad(window.canary, window.intervals_with_bad);
+        fails.then(|| Rule::Relative {
+            metric: self.name(),
+            canary: window.canary.into(),
+            stable: window.stable.into(),
+            evidence: mean.ln_e,
+            threshold: self.settings.threshold_fail(),
+        })
+    }
+
+    fn enough_bad(&self, canary: Tally, intervals_with_bad: u64) -> bool {
+        canary.bad >= self.settings.min_bad && (intervals_with_bad >= 2 || canary.bad >= self.settings.overwhelming_bad)
+    }
+
+    fn silent(&self) -> Option<RetreatCause> {
+        let expected = if self.weight() >= 1.0 {
+            as_f64(self.kept.silent_stable_requests).max(self.foretold_in_idle())
+        } else {
+            self.weight() * as_f64(self.kept.silent_stable_requests)
+        };
+        let silent = self.kept.silent_intervals >= SILENT_INTERVALS && expected >= MISSED_REQUESTS;
+        silent.then(|| RetreatCause::CanarySilent {
+            metric: self.name(),
+            expected,
+            intervals: self.kept.silent_intervals,
+        })
+    }
+
+    fn lasting_shared_fault(&self) -> Option<RetreatCause> {
+        let since = self.kept.shared_fault_since?;
+        let after_rise = self.kept.shared_fault_after_rise;
+        let (canary, stable) = self.recent();
+        (after_rise || self.through.saturating_sub(since) >= SHARED_FAULT_SECONDS).then(|| RetreatCause::SharedFault {
+            metric: self.name(),
+            canary,
+            stable,
+            after_rise,
+        })
+    }
+
+    fn trouble(&self) -> Option<HoldReason> {
+        let trouble = self.kept.trouble.as_ref()?;
+        Some(HoldReason::MetricsUnavailable {
+            detail: format!("{}: {trouble}", self.name()),
+        })
+    }
+
+    fn no_data(&self) -> Option<HoldReason> {
+        let idle = self.kept.idle_seconds;
+        let none_ever = idle > 0 && self.kept.recent.is_empty();
+        let none_sent = self.moment.weight_percent == 0 && self.kept.step.canary.requests == 0;
+        let none_now = idle >= IDLE_SECONDS || self.foretold_in_idle() >= MISSED_REQUESTS;
+        (none_ever || none_sent || none_now).then(|| HoldReason::NoData {
+            metric: self.name(),
+            seconds: idle,
+        })
+    }
+
+    fn inconsistent(&self) -> Option<HoldReason> {
+        let intervals = self.kept.inconsistent;
+        (intervals > INCONSISTENT).then(|| HoldReason::Inconsistent {
+            metric: self.name(),
+            intervals,
+        })
+    }
+
+    fn share_mismatch(&self) -> Option<HoldReason> {
+        let (canary, stable) = (
+            as_f64(self.kept.step.canary.requests),
+            as_f64(self.kept.step.stable.requests),
+        );
+        let ln_e = ln_e_share(canary, stable, self.weight(), self.settings.phi());
+        let applies = self.settings.check_share && !self.moment.promoting && canary + stable > 0.0;
+        (applies && ln_e >= (1.0 / SHARE_ALPHA).ln()).then(|| HoldReason::ShareMismatch {
+            metric: self.name(),
+            expected: self.weight(),
+            measured: canary / (canary + stable),
+        })
+    }
+
+    fn shared_fault(&self) -> Option<HoldReason> {
+        self.kept.shared_fault_since?;
+        let (canary, stable) = self.recent();
+        Some(HoldReason::SharedFault {
+            metric: self.name(),
+            canary,
+            stable,
+        })
+    }
+
+    fn stable_is_worse(&self) -> Option<HoldReason> {
+        self.kept.stable_over_since?;
+        let (canary, stable) = self.recent();
+        let not_above = canary.requests > 0.0
+            && stable.requests > 0.0
+            && canary.bad / canary.requests <= stable.bad / stable.requests;
+        not_above.then(|| HoldReason::StableIsWorse {
+            metric: self.name(),
+            canary,
+            stable,
+        })
+    }
+
+    /// What this metric lacks for a pass; `None` when nothing.
+    fn insufficient(&self) -> Option<HoldReason> {
+        let Tally { requests: have, bad } = self.kept.step.canary;
+        let (requests, bad) = (as_f64(have), as_f64(bad));
+        let passes = |more: f64, share: f64| {
+            let ln_e = ln_e_pass(
+                requests + more,
+                bad + more * share,
+                self.metric.max(),
+                self.settings.phi(),
+            );
+            ln_e >= self.settings.threshold_pass()
+        };
+        if passes(0.0, 0.0) {
+            return None;
+        }
+        let need = self.still_needed(requests, bad, passes);
+        let rate = self.canary_rate();
+        let eta = need.filter(|_| rate > 0.0).map(|more| to_u64(more / rate));
+        let need = need.map(|more| have.saturating_add(to_u64(more)));
+        Some(HoldReason::InsufficientTraffic {
+            metric: self.name(),
+            have,
+            need,
+            eta,
+        })
+    }
+
+    /// About how many more canary requests the pass test takes, if they are as bad as those so far. With few so far they are taken
+    /// to be at a tenth of the max, as if one maximal bad request's worth of such requests had been seen before.
+    fn still_needed(&self, requests: f64, bad: f64, passes: impl Fn(f64, f64) -> bool) -> Option<f64> {
+        let prior = 1.0 / self.metric.max();
+        let share = (bad + 0.1) / (requests + prior);
+        if share >= 0.8 * self.metric.max() {
+            return None;
+        }
+        let (mut low, mut high) = (0.0, 16.0);
+        while !passes(high, share) {
+            low = high;
+            high *= 2.0;
+            if high > 1e12 {
+                return None;
+            }
+        }
+        while high - low > 1.0 {
+            let middle = f64::midpoint(low, high);
+            if passes(middle, share) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        Some(high)
+    }
+
+    /// Canary requests a second: this step's, or what the weight foretells of all recent ones while it has had none.
+    fn canary_rate(&self) -> f64 {
+        let step = &self.kept.step;
+        if step.canary.requests > 0 && step.seconds > 0 {
+            as_f64(step.canary.requests) / as_f64(step.seconds)
+        } else {
+            let idle = Recent {
+                seconds: self.kept.idle_seconds,
+                ..Recent::default()
+            };
+            self.weight() * rate(self.kept.recent.iter().chain([&idle]))
+        }
+    }
+
+    /// Requests that should have come since the last one, by the rate before.
+    fn foretold_in_idle(&self) -> f64 {
+        let (canary, stable) = self.recent();
+        if canary.requests + stable.requests < MISSED_REQUESTS / 2.0 {
+            return 0.0; // too few to know a rate from
+        }
+        rate(self.kept.recent.iter()) * as_f64(self.kept.idle_seconds)
+    }
+
+    /// Both versions in the last intervals.
+    fn recent(&self) -> (Arm, Arm) {
+        let sum = |version: fn(&Recent) -> Tally| {
+            self.kept
+                .recent
+                .iter()
+                .fold(Tally::default(), |sum, one| plus(sum, version(one)))
+        };
+        (sum(|one| one.canary).into(), sum(|one| one.stable).into())
+    }
+
+    /// The weight as a share.
+    fn weight(&self) -> f64 {
+        f64::from(self.moment.weight_percent.min(100)) / 100.0
+    }
+}
+
+/// All requests a second.
+fn rate<'a>(intervals: impl Iterator<Item = &'a Recent>) -> f64 {
+    let (requests, seconds) = intervals.fold((0.0, 0.0), |(requests, seconds), one| {
+        (
+            requests + as_f64(one.canary.requests) + as_f64(one.stable.requests),
+            seconds + as_f64(one.seconds),
+        )
+    });
+    if seconds > 0.0 { requests / seconds } else { 0.0 }
+}
+
+fn share(tally: Tally) -> f64 {
+    if tally.requests == 0 {
+        0.0
+    } else {
+        as_f64(tally.bad) / as_f64(tally.requests)
+    }
+}
+
+fn to_u64(value: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast from a double saturates"
+    )]
+    let whole = value.ceil() as u64;
+    whole
+}

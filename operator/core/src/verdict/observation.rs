@@ -1,0 +1,174 @@
+//! What one interval of the source's grid said about one metric, and what of it may be believed.
+//!
+//! The sampler hands over what the queries returned; this decides whether it is a count. Never a guess: what is not a finite,
+//! non-negative number takes the interval out.
+
+use stepgate_crds::evidence::Tally;
+
+/// Counts are exact in a double, and in JSON, up to here.
+const LARGEST_COUNT: f64 = 9_007_199_254_740_992.0; // 2^53
+
+/// Requests and bad requests of one version in one interval, as the source returned them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Arm {
+    /// Completed requests; fractions are rounded half to even.
+    pub requests: f64,
+    /// The bad ones among them.
+    pub bad: f64,
+}
+
+impl From<Tally> for Arm {
+    fn from(tally: Tally) -> Self {
+        Self {
+            requests: as_f64(tally.requests),
+            bad: as_f64(tally.bad),
+        }
+    }
+}
+
+/// Both versions in one interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// The new version.
+    pub canary: Arm,
+    /// The version it is compared with.
+    pub stable: Arm,
+}
+
+/// Why an interval of a metric could not be read: a sentence for a person (what was asked of which source, and what it answered).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DataError(pub String);
+
+/// What one interval said about one metric.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// Both totals were there. A query for bad requests that came back empty beside a total is `bad: 0`.
+    Counts(Counts),
+    /// The canary's total came back empty, stable's did not.
+    CanarySilent {
+        /// Stable in this interval.
+        stable: Arm,
+    },
+    /// Both totals came back empty.
+    Silent,
+    /// A failed query, a warning, a partial or senseless answer.
+    Error(DataError),
+}
+
+/// One interval of the source's grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Interval {
+    /// Its end, in Unix seconds on the source's clock.
+    pub end: i64,
+    /// Its length.
+    pub seconds: u32,
+    /// One observation for each metric, in the order of the settings.
+    pub metrics: Vec<Observation>,
+}
+
+/// What of an observation may be counted.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Reading {
+    /// Counts; stable's may be none, the canary's too if stable's are not.
+    Counts {
+        canary: Tally,
+        stable: Tally,
+        inconsistent: bool,
+    },
+    /// No total for the canary: not a count of zero, but requests of stable that should have had company.
+    CanarySilent { stable: Tally },
+    /// No request anywhere.
+    Silent,
+    /// Nothing that could be believed, and why.
+    Unreadable(String),
+}
+
+impl Reading {
+    /// Reads an observation. With `canary_only` stable counts for nothing.
+    pub(super) fn of(observation: Option<&Observation>, canary_only: bool) -> Self {
+        let read = match observation {
+            None => Err("the sampler returned nothing for this metric".to_owned()),
+            Some(Observation::Error(DataError(why))) => Err(shortened(why)),
+            Some(Observation::Silent) => Ok(Self::Silent),
+            Some(Observation::CanarySilent { stable }) => {
+                tally("stable", *stable).map(|(stable, _)| match stable.requests {
+                    0 => Self::Silent,
+                    _ if canary_only => Self::Silent,
+                    _ => Self::CanarySilent { stable },
+                })
+            }
+            Some(Observation::Counts(counts)) => both(counts, canary_only),
+        };
+        read.unwrap_or_else(Self::Unreadable)
+    }
+}
+
+fn both(counts: &Counts, canary_only: bool) -> Result<Reading, String> {
+    let (canary, canary_cut) = tally("canary", counts.canary)?;
+    let (stable, stable_cut) = if canary_only {
+        (Tally::default(), false)
+    } else {
+        tally("stable", counts.stable)?
+    };
+    Ok(if canary.requests == 0 && stable.requests == 0 {
+        Reading::Silent
+    } else {
+        Reading::Counts {
+            canary,
+            stable,
+            inconsistent: canary_cut || stable_cut,
+        }
+    })
+}
+
+/// The counts of an arm, and whether bad had to be cut to the requests.
+fn tally(name: &str, arm: Arm) -> Result<(Tally, bool), String> {
+    let requests = count(name, "requests", arm.requests)?;
+    let bad = count(name, "bad requests", arm.bad)?;
+    Ok((
+        Tally {
+            requests,
+            bad: bad.min(requests),
+        },
+        bad > requests,
+    ))
+}
+
+fn count(name: &str, what: &str, value: f64) -> Result<u64, String> {
+    if !value.is_finite() || value < 0.0 {
+        return Err(format!(
+            "the query for {name} {what} returned {value}, which is not a count"
+        ));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "not negative, and at most 2^53"
+    )]
+    Ok(value.min(LARGEST_COUNT).round_ties_even() as u64)
+}
+
+/// A count as a double.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts stay below 2^53 in all that is written here; above, a double is near enough"
+)]
+pub(super) fn as_f64(count: u64) -> f64 {
+    count as f64
+}
+
+/// At most 160 bytes or so: it is kept in status.
+fn shortened(text: &str) -> String {
+    const LONGEST: usize = 160;
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let mut short: String = text
+        .char_indices()
+        .take_while(|(at, _)| *at < LONGEST)
+        .map(|(_, letter)| letter)
+        .collect();
+    short.push('…');
+    short
+}

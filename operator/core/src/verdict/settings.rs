@@ -1,0 +1,139 @@
+//! The parameters of the verdict, frozen at the start of a run.
+//!
+//! Every figure that the documentation publishes names the φ it was made with; all else is at the defaults here.
+
+use super::eprocess::within;
+
+/// Chance that a healthy version is rolled back by the failure tests, per run, over all metrics and looks.
+pub const ALPHA: f64 = 0.01;
+/// Chance that a version over its max passes one step.
+pub const BETA: f64 = 0.05;
+/// Dispersion where it cannot be known from stable's history. 1 is independent requests.
+pub const PHI: f64 = 2.0;
+/// Share of bad requests that is tolerated.
+pub const MAX: f64 = 0.01;
+/// The canary may be this many times as bad as stable before that counts against it.
+pub const RATIO: f64 = 1.2;
+/// Smallest difference of error shares that fails the relative test (0.3 percentage points).
+pub const MIN_EFFECT: f64 = 0.003;
+/// Fewest bad canary requests that fail a test.
+pub const MIN_BAD: u64 = 3;
+/// So many bad canary requests need not come from two intervals; and the fewest that the tripwire takes.
+pub const OVERWHELMING_BAD: u64 = 10;
+/// The tripwire's share of bad canary requests.
+pub const TRIPWIRE_SHARE: f64 = 0.5;
+/// From this share of bad requests of stable on, the tripwire does not speak.
+pub const TRIPWIRE_STABLE: f64 = 0.1;
+/// Intervals that say how stable is now.
+pub const RECENT: usize = 10;
+/// Confidence with which stable must be over max before it is taken to be.
+pub const STABLE_OVER_ALPHA: f64 = 0.05;
+/// A shared fault of this length retreats, in seconds.
+pub const SHARED_FAULT_SECONDS: i64 = 600;
+/// So many canary requests must be missing before their absence means something.
+pub const MISSED_REQUESTS: f64 = 20.0;
+/// In so many intervals in a row.
+pub const SILENT_INTERVALS: u32 = 2;
+/// Without any request for so long there is no data, at whatever rate, in seconds.
+pub const IDLE_SECONDS: u64 = 300;
+/// More intervals of a step than these with more bad requests than requests hold.
+pub const INCONSISTENT: u32 = 3;
+/// Chance that the share check speaks although the share is between half and one and a half of the weight.
+pub const SHARE_ALPHA: f64 = 0.01;
+
+/// What one metric has to keep.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricSettings {
+    /// Its name in status and messages: `errors`, `latency`.
+    pub name: String,
+    /// Share of bad requests that is tolerated (p_tol), over 0 and at most 0.5.
+    pub max: f64,
+    /// Smallest difference of shares, canary − stable, that fails the relative test (δ), 0 to 1.
+    pub min_effect: f64,
+    /// How many times as bad as stable the canary may be (ρ0), at least 1.
+    pub ratio: f64,
+}
+
+impl MetricSettings {
+    /// The error rate: max 1 %, δ 0.3 points, ρ0 1.2.
+    #[must_use]
+    pub fn errors() -> Self {
+        Self {
+            name: "errors".to_owned(),
+            max: MAX,
+            min_effect: MIN_EFFECT,
+            ratio: RATIO,
+        }
+    }
+
+    pub(super) fn max(&self) -> f64 {
+        within(self.max, 1e-6, 0.5)
+    }
+
+    pub(super) fn ratio(&self) -> f64 {
+        within(self.ratio, 1.0, 100.0)
+    }
+}
+
+/// The parameters of a run's verdict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What is judged; the order is that of [`super::Interval::metrics`].
+    pub metrics: Vec<MetricSettings>,
+    /// Number of the run's steps: the failure tests' restarts share their weight among them.
+    pub steps: u32,
+    /// See [`ALPHA`].
+    pub alpha: f64,
+    /// See [`BETA`].
+    pub beta: f64,
+    /// See [`PHI`]; at least 1.
+    pub phi: f64,
+    /// See [`MIN_BAD`].
+    pub min_bad: u64,
+    /// See [`OVERWHELMING_BAD`].
+    pub overwhelming_bad: u64,
+    /// Whether a share of requests that does not follow the weight holds. Off where the counters also see calls that do not come
+    /// through the gateway (provider `pods`).
+    pub check_share: bool,
+}
+
+impl Settings {
+    /// These metrics over so many steps, all else at its default.
+    #[must_use]
+    pub fn new(metrics: Vec<MetricSettings>, steps: u32) -> Self {
+        Self {
+            metrics,
+            steps,
+            alpha: ALPHA,
+            beta: BETA,
+            phi: PHI,
+            min_bad: MIN_BAD,
+            overwhelming_bad: OVERWHELMING_BAD,
+            check_share: true,
+        }
+    }
+
+    /// From here on a failure test fails: ln(1/α), α split over all metrics and the two tests.
+    #[must_use]
+    pub fn threshold_fail(&self) -> f64 {
+        let tests = u32::try_from(self.metrics.len()).unwrap_or(u32::MAX).max(1);
+        (2.0 * f64::from(tests) / within(self.alpha, 1e-12, 1.0)).ln()
+    }
+
+    /// From here on a metric passes its step: ln(1/β).
+    #[must_use]
+    pub fn threshold_pass(&self) -> f64 {
+        (1.0 / within(self.beta, 1e-12, 1.0)).ln()
+    }
+
+    pub(super) fn phi(&self) -> f64 {
+        within(self.phi, 1.0, 1e6)
+    }
+}
+
+impl Default for Settings {
+    /// The error rate over one step.
+    fn default() -> Self {
+        Self::new(vec![MetricSettings::errors()], 1)
+    }
+}

@@ -1,0 +1,1 @@
+//! What the verdict promises, by table and by property.

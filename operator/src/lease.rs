@@ -5,7 +5,6 @@
 //! `renew_deadline`, which is less than the lease's duration, says so before anyone else can lead; the caller then ends the process. The
 //! Kubernetes client's own retry has to be off, or a write could land late.
 
-use std::fmt::Display;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -182,13 +181,11 @@ impl Elector {
         };
         let ended = stop.run_until_cancelled(self.hold(&mut lease, renewed)).await;
         self.state.send_replace(Leadership::Standby);
-        match ended {
-            Some(error) => Err(error),
-            None => {
-                self.release(lease).await;
-                Ok(())
-            }
+        if let Some(error) = ended {
+            return Err(error);
         }
+        self.release(lease).await;
+        Ok(())
     }
 
     /// Comes back as leader, with the Lease as written and the time before which it was written.
@@ -333,8 +330,7 @@ impl Elector {
             lease_transitions: Some(number),
             ..lease.spec.unwrap_or_default()
         });
-        let write = self.api.replace(&self.options.name, &PostParams::default(), &lease);
-        match self.bounded(write).await {
+        match self.bounded(self.api.replace(&self.options.name, &PostParams::default(), &lease)).await {
             Ok(_) => tracing::info!(lease = %self.label(), "released"),
             Err(failure) => tracing::warn!(lease = %self.label(), "could not be released: {}", failure.reason()),
         }

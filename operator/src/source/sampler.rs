@@ -25,9 +25,9 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between two tries, whatever the interval.
 const LONGEST_RETRY: Duration = Duration::from_secs(15);
 /// Longest sleep in one piece, so that a clock that is set right is noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 /// For so long one look at the source's clock is good for all runs.
-const CLOCK_GOOD_FOR: Duration = Duration::from_secs(60);
+const CLOCK_GOOD_FOR: Duration = Duration::from_mins(1);
 /// For so long one failed look is everybody's, so that a source that is down is asked once a second and not once a run.
 const CLOCK_BAD_FOR: Duration = Duration::from_secs(1);
 

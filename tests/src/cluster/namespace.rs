@@ -1,0 +1,132 @@
+//! One Kubernetes namespace for one test, deleted at its end, with what happened in it printed when the test failed.
+
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Resource};
+
+use super::Cluster;
+use super::facts::User;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A namespace of a test's own. Deleted in the background when this is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    cluster: Cluster,
+    name: String,
+}
+
+impl Namespace {
+    pub(super) async fn make(cluster: &Cluster, prefix: &str) -> Result<Self> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .context("the clock is before 1970")?;
+        let unique = format!(
+            "{prefix}-{:x}{:x}",
+            now.subsec_millis(),
+            COUNT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 64
+        );
+        let all: Api<v1::Namespace> = Api::all(cluster.client());
+        let metadata = ObjectMeta {
+            name: Some(unique.clone()),
+            ..ObjectMeta::default()
+        };
+        let object = v1::Namespace {
+            metadata,
+            ..v1::Namespace::default()
+        };
+        all.create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("making namespace {unique}"))?;
+        Ok(Self {
+            cluster: cluster.clone(),
+            name: unique,
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The cluster it is in.
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The administrator's view of one kind in this namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.cluster.client(), &self.name)
+    }
+
+    /// `kubectl -n <name> ARGUMENTS`.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let all: Vec<&str> = ["-n", &self.name]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
+        self.cluster.kubectl(&all).await
+    }
+
+    /// `kubectl -n <name> apply -f -` with a manifest, as a person does it.
+    pub async fn apply(&self, manifest: &str) -> Result<String> {
+        self.cluster
+            .kubectl_with(&["-n", &self.name, "apply", "-f", "-"], manifest)
+            .await
+    }
+
+    /// What is and what happened in it: objects, events, and the last lines of its pods' logs.
+    pub fn report(&self) -> String {
+        let mut text = format!("--- namespace {} ---\n", self.name);
+        let kinds = "deployments,replicasets,pods,httproutes";
+        text += &self.kubectl_now(&["get", kinds, "-o", "wide"]);
+        text += &self.kubectl_now(&["events"]);
+        for (file, lines) in self.cluster.pod_logs(&self.name, 20) {
+            text += &format!("--- {file}\n{lines}\n");
+        }
+        text
+    }
+
+    fn kubectl_now(&self, arguments: &[&str]) -> String {
+        let facts = self.cluster.facts();
+        let output = std::process::Command::new(&facts.parts.kubectl)
+            .args(["-n", &self.name, "--request-timeout=5s"])
+            .args(arguments)
+            .env("KUBECONFIG", facts.kubeconfig(User::Administrator))
+            .env("KUBECACHEDIR", facts.path("home/kube-cache"))
+            .output();
+        match output {
+            Ok(output) => String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+            Err(error) => format!("kubectl: {error}\n"),
+        }
+    }
+}
+
+impl Drop for Namespace {
+    #[expect(clippy::print_stderr, reason = "what a failed test saw belongs into its output")]
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.report());
+        }
+        let facts = self.cluster.facts();
+        // In the background: nobody waits for it, and the cluster's end deletes everything anyhow.
+        let _best_effort = std::process::Command::new(&facts.parts.kubectl)
+            .args(["delete", "namespace", &self.name, "--wait=false"])
+            .env("KUBECONFIG", facts.kubeconfig(User::Administrator))
+            .env("KUBECACHEDIR", facts.path("home/kube-cache"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+    }
+}

@@ -1,0 +1,138 @@
+//! The stand-in node: binds every pod, gives it an address on `lo`, runs one real process for each container and reports what the
+//! process really does. No scheduler, no kubelet, no images: an image's last path segment names a program.
+//!
+//! A pod whose `nodeSelector` the node does not meet stays unschedulable. Volumes, exec probes and resources are not looked at.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+
+mod container;
+mod pod;
+mod probe;
+mod settings;
+
+/// The name of the Node object, also its `kubernetes.io/hostname` label.
+pub const NODE_NAME: &str = "stand-in";
+
+/// Where the node finds and leaves things.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// The folder of the programs that images stand for.
+    pub binaries: PathBuf,
+    /// A log file for each container: `<namespace>_<pod>_<container>.log`.
+    pub logs: PathBuf,
+    /// A folder for the pods' ServiceAccount files.
+    pub state: PathBuf,
+    /// The API server's certificate authority, which pods get as `ca.crt`.
+    pub authority: PathBuf,
+}
+
+/// The images there are; each stands for the program of the same name.
+const IMAGES: [&str; 2] = ["stepgate", "demo-app"];
+
+/// What every pod's task shares.
+struct Shared {
+    client: Client,
+    http: reqwest::Client,
+    options: NodeOptions,
+    addresses: AtomicU32,
+}
+
+impl Shared {
+    /// The program of an image: registry, path, tag and digest aside.
+    fn program(&self, image: &str) -> Option<PathBuf> {
+        let last = image.rsplit('/').next()?;
+        let name = last.split(['@', ':']).next()?;
+        let program = self.options.binaries.join(name);
+        (IMAGES.contains(&name) && program.is_file()).then_some(program)
+    }
+
+    /// The next address of 10.244.1.0 to 10.244.255.255; none is given twice.
+    fn next_address(&self) -> String {
+        let number = self.addresses.fetch_add(1, Ordering::Relaxed);
+        format!("10.244.{}.{}", 1 + number / 254, 1 + number % 254)
+    }
+}
+
+/// Makes the Node object, Ready. Has to be there before the first pod.
+pub async fn register(client: &Client) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {"name": NODE_NAME, "labels": {"kubernetes.io/hostname": NODE_NAME, "kubernetes.io/os": "linux"}},
+    }))?;
+    match nodes.create(&PostParams::default(), &node).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
+        Err(error) => return Err(error).context("making the Node object"),
+    }
+    let room = json!({"cpu": "64", "memory": "256Gi", "pods": "10000"});
+    let status = json!({"status": {
+        "conditions": [{"type": "Ready", "status": "True", "reason": "StandIn", "message": "pods are plain processes"}],
+        "addresses": [{"type": "InternalIP", "address": "10.244.0.2"}],
+        "capacity": room,
+        "allocatable": room,
+    }});
+    nodes
+        .patch_status(NODE_NAME, &PatchParams::default(), &Patch::Merge(&status))
+        .await
+        .context("reporting the Node as ready")?;
+    Ok(())
+}
+
+/// Serves pods until the task is dropped; only an end of the watch, which does not happen, is an error.
+pub async fn run(client: Client, options: NodeOptions) -> Result<()> {
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .pool_max_idle_per_host(0)
+        .build()?;
+    let pods: Api<Pod> = Api::all(client.clone());
+    let shared = Arc::new(Shared {
+        client,
+        http,
+        options,
+        addresses: AtomicU32::new(0),
+    });
+    let mut known: HashMap<String, watch::Sender<Pod>> = HashMap::new();
+    let mut events = watcher(pods, watcher::Config::default()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
+                let Some(uid) = pod.metadata.uid.clone() else { continue };
+                match known.get(&uid) {
+                    // The task may have ended; its pod is gone then, and the last events do not matter.
+                    Some(task) => drop(task.send(pod)),
+                    None => {
+                        let (sender, receiver) = watch::channel(pod);
+                        known.insert(uid, sender);
+                        tokio::spawn(pod::serve(shared.clone(), receiver));
+                    }
+                }
+            }
+            // The task sees its channel close, and kills what still runs.
+            Ok(Event::Delete(pod)) => drop(pod.metadata.uid.and_then(|uid| known.remove(&uid))),
+            Ok(Event::Init | Event::InitDone) => {}
+            Err(error) => log(&format!("watching pods: {error}")),
+        }
+    }
+    bail!("the watch of pods ended")
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the node's own log is the standard error of the program it runs in"
+)]
+fn log(text: &str) {
+    eprintln!("stand-in node: {text}");
+}

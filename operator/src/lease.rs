@@ -171,7 +171,14 @@ impl Elector {
     pub fn new(client: Client, options: LeaseOptions) -> Result<(Self, watch::Receiver<Leadership>), LeaseError> {
         options.check()?;
         let (state, seen) = watch::channel(Leadership::Standby);
-        Ok((Self { api: Api::namespaced(client, &options.namespace), options, state }, seen))
+        Ok((
+            Self {
+                api: Api::namespaced(client, &options.namespace),
+                options,
+                state,
+            },
+            seen,
+        ))
     }
 
     /// Waits for the Lease, holds it, and gives it back at `stop`. An error means that this process led and no longer may.
@@ -197,7 +204,12 @@ impl Elector {
                 Ok(Some((lease, renewed, absent))) => {
                     let number = transitions(&lease);
                     let deadline = renewed + self.options.renew_deadline;
-                    let term = Term { number, since: Timestamp::now(), absent, deadline };
+                    let term = Term {
+                        number,
+                        since: Timestamp::now(),
+                        absent,
+                        deadline,
+                    };
                     tracing::info!(lease = %self.label(), term = number, absent = absent.as_secs(), "leading");
                     self.state.send_replace(Leadership::Leader(term));
                     return (lease, renewed);
@@ -221,9 +233,14 @@ impl Elector {
             Ok(lease) => lease,
             Err(Failure::NotFound) => {
                 *sighting = None;
-                let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+                let metadata = ObjectMeta {
+                    name: Some(name.to_owned()),
+                    ..ObjectMeta::default()
+                };
                 let lease = self.held(Lease { metadata, spec: None }, 1, Timestamp::now());
-                return self.claim(self.api.create(&PostParams::default(), &lease), Duration::ZERO).await;
+                return self
+                    .claim(self.api.create(&PostParams::default(), &lease), Duration::ZERO)
+                    .await;
             }
             Err(Failure::Conflict) => return Err("the API server answered a read with a conflict".to_owned()),
             Err(Failure::Other(reason)) => return Err(reason),
@@ -234,16 +251,25 @@ impl Elector {
             None => true,
         };
         if changed {
-            *sighting = Some(Sighting { lease: found, at: now, fresh: sighting.is_some() });
+            *sighting = Some(Sighting {
+                lease: found,
+                at: now,
+                fresh: sighting.is_some(),
+            });
         }
         let Some(seen) = sighting else { return Ok(None) };
         if !is_free(&seen.lease) && now.duration_since(seen.at) < self.patience(&seen.lease) {
             return Ok(None);
         }
-        let absent = if seen.fresh { now.duration_since(seen.at) } else { unseen(&seen.lease) };
+        let absent = if seen.fresh {
+            now.duration_since(seen.at)
+        } else {
+            unseen(&seen.lease)
+        };
         let number = transitions(&seen.lease).saturating_add(1);
         let lease = self.held(seen.lease.clone(), number, Timestamp::now());
-        self.claim(self.api.replace(name, &PostParams::default(), &lease), absent).await
+        self.claim(self.api.replace(name, &PostParams::default(), &lease), absent)
+            .await
     }
 
     async fn claim(
@@ -268,7 +294,11 @@ impl Elector {
             if Instant::now() + self.options.retry >= deadline {
                 tokio::time::sleep_until(deadline).await;
                 let seconds = self.options.renew_deadline.as_secs_f64();
-                return LeaseError::Lost { lease: self.label(), seconds, reason };
+                return LeaseError::Lost {
+                    lease: self.label(),
+                    seconds,
+                    reason,
+                };
             }
             sleep(self.options.retry).await;
             let before = Instant::now();
@@ -282,7 +312,12 @@ impl Elector {
                         false
                     });
                 }
-                Ok(Renewal::Taken(holder)) => return LeaseError::Taken { lease: self.label(), holder },
+                Ok(Renewal::Taken(holder)) => {
+                    return LeaseError::Taken {
+                        lease: self.label(),
+                        holder,
+                    };
+                }
                 Err(failure) => {
                     tracing::warn!(lease = %self.label(), "cannot renew: {failure}");
                     reason = failure;
@@ -293,9 +328,16 @@ impl Elector {
 
     async fn renew(&self, lease: &mut Lease) -> Result<Renewal, String> {
         let name = self.options.name.as_str();
-        let acquired = lease.spec.as_ref().and_then(|spec| spec.acquire_time.as_ref()).map_or_else(Timestamp::now, |time| time.0);
+        let acquired = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.acquire_time.as_ref())
+            .map_or_else(Timestamp::now, |time| time.0);
         let next = self.held(lease.clone(), transitions(lease), acquired);
-        match self.bounded(self.api.replace(name, &PostParams::default(), &next)).await {
+        match self
+            .bounded(self.api.replace(name, &PostParams::default(), &next))
+            .await
+        {
             Ok(written) => {
                 *lease = written;
                 Ok(Renewal::Done)
@@ -330,7 +372,10 @@ impl Elector {
             lease_transitions: Some(number),
             ..lease.spec.unwrap_or_default()
         });
-        match self.bounded(self.api.replace(&self.options.name, &PostParams::default(), &lease)).await {
+        match self
+            .bounded(self.api.replace(&self.options.name, &PostParams::default(), &lease))
+            .await
+        {
             Ok(_) => tracing::info!(lease = %self.label(), "released"),
             Err(failure) => tracing::warn!(lease = %self.label(), "could not be released: {}", failure.reason()),
         }
@@ -351,7 +396,11 @@ impl Elector {
 
     /// How long a Lease has to be seen unchanged before it is taken: as long as its holder says, and never less than we would have it.
     fn patience(&self, lease: &Lease) -> Duration {
-        let theirs = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+        let theirs = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.lease_duration_seconds)
+            .and_then(|seconds| u64::try_from(seconds).ok());
         self.options.lease.max(Duration::from_secs(theirs.unwrap_or(0)))
     }
 
@@ -359,12 +408,18 @@ impl Elector {
         match timeout(self.options.request, request).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(kube::Error::Api(status))) if status.is_not_found() => Err(Failure::NotFound),
-            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_already_exists() => Err(Failure::Conflict),
-            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => {
-                Err(Failure::Other(format!("{}; the ServiceAccount needs get, create and update on leases", status.message)))
+            Ok(Err(kube::Error::Api(status))) if status.is_conflict() || status.is_already_exists() => {
+                Err(Failure::Conflict)
             }
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => Err(Failure::Other(format!(
+                "{}; the ServiceAccount needs get, create and update on leases",
+                status.message
+            ))),
             Ok(Err(error)) => Err(Failure::Other(error.to_string())),
-            Err(_) => Err(Failure::Other(format!("no answer within {} s", self.options.request.as_secs_f64()))),
+            Err(_) => Err(Failure::Other(format!(
+                "no answer within {} s",
+                self.options.request.as_secs_f64()
+            ))),
         }
     }
 
@@ -389,7 +444,11 @@ impl Failure {
 }
 
 fn holder(lease: &Lease) -> &str {
-    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+    lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.holder_identity.as_deref())
+        .unwrap_or_default()
 }
 
 fn is_free(lease: &Lease) -> bool {
@@ -397,11 +456,22 @@ fn is_free(lease: &Lease) -> bool {
 }
 
 fn transitions(lease: &Lease) -> i32 {
-    lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default()
+    lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.lease_transitions)
+        .unwrap_or_default()
 }
 
 /// Since the holder before us last wrote, by its clock and ours: good enough to shift deadlines, and nothing else hangs on it.
 fn unseen(lease: &Lease) -> Duration {
-    let renewed = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
-    renewed.map_or(SignedDuration::ZERO, |at| Timestamp::now().duration_since(at)).try_into().unwrap_or_default()
+    let renewed = lease
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.renew_time.as_ref())
+        .map(|time| time.0);
+    renewed
+        .map_or(SignedDuration::ZERO, |at| Timestamp::now().duration_since(at))
+        .try_into()
+        .unwrap_or_default()
 }

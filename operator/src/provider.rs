@@ -40,7 +40,12 @@ pub enum Series {
 
 impl Series {
     /// All four, in the order of the query.
-    pub const ALL: [Self; 4] = [Self::CanaryRequests, Self::CanaryBad, Self::StableRequests, Self::StableBad];
+    pub const ALL: [Self; 4] = [
+        Self::CanaryRequests,
+        Self::CanaryBad,
+        Self::StableRequests,
+        Self::StableBad,
+    ];
 
     /// The value of [`SERIES_LABEL`].
     pub const fn label(self) -> &'static str {
@@ -181,7 +186,9 @@ pub enum ProviderError {
         placeholder: String,
     },
     /// No target label: the birth rule would match every target.
-    #[error("provider {provider}: targetLabels is empty; name the labels that a series shares with its target's `up`, say [job, instance]")]
+    #[error(
+        "provider {provider}: targetLabels is empty; name the labels that a series shares with its target's `up`, say [job, instance]"
+    )]
     NoTargetLabels {
         /// The provider.
         provider: String,
@@ -215,15 +222,27 @@ pub struct Providers(Vec<Provider>);
 impl Providers {
     /// Reads the providers that are compiled in; each template is tried once.
     pub fn built_in() -> Result<Self, ProviderError> {
-        BUILT_IN.into_iter().map(|(file, text)| Provider::parse(file, text)).collect::<Result<_, _>>().map(Self)
+        BUILT_IN
+            .into_iter()
+            .map(|(file, text)| Provider::parse(file, text))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// The provider of that name, as `spec.analysis.provider` says it.
     pub fn named(&self, name: &str) -> Result<&Provider, ProviderError> {
-        self.0.iter().find(|provider| provider.name == name).ok_or_else(|| ProviderError::Unknown {
-            name: name.to_owned(),
-            known: self.0.iter().map(|provider| provider.name.as_str()).collect::<Vec<_>>().join(", "),
-        })
+        self.0
+            .iter()
+            .find(|provider| provider.name == name)
+            .ok_or_else(|| ProviderError::Unknown {
+                name: name.to_owned(),
+                known: self
+                    .0
+                    .iter()
+                    .map(|provider| provider.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 
     /// The provider that fits all of the route's controllers, else the one that needs none (`pods`): a route with two different gateways has
@@ -231,7 +250,9 @@ impl Providers {
     pub fn auto<S: AsRef<str>>(&self, controller_names: &[S]) -> Result<&Provider, ProviderError> {
         let fits = |provider: &&Provider| {
             !controller_names.is_empty()
-                && controller_names.iter().all(|name| provider.controller_names.iter().any(|own| own == name.as_ref()))
+                && controller_names
+                    .iter()
+                    .all(|name| provider.controller_names.iter().any(|own| own == name.as_ref()))
         };
         self.0.iter().find(fits).map_or_else(|| self.named(FALLBACK), Ok)
     }
@@ -245,10 +266,14 @@ impl Providers {
 impl Provider {
     /// Reads one provider file. `file` is for messages.
     pub fn parse(file: &str, text: &str) -> Result<Self, ProviderError> {
-        let provider: Self = serde_saphyr::from_str(text)
-            .map_err(|source| ProviderError::Syntax { file: file.to_owned(), source: Box::new(source) })?;
+        let provider: Self = serde_saphyr::from_str(text).map_err(|source| ProviderError::Syntax {
+            file: file.to_owned(),
+            source: Box::new(source),
+        })?;
         if provider.target_labels.is_empty() {
-            return Err(ProviderError::NoTargetLabels { provider: provider.name });
+            return Err(ProviderError::NoTargetLabels {
+                provider: provider.name,
+            });
         }
         let probe = Arms {
             namespace: "n".into(),

@@ -81,13 +81,20 @@ pub struct Server {
 impl Server {
     /// Listens on `address`; port 0 takes a free one.
     pub async fn bind(address: SocketAddr, metrics: Metrics, ready: Readiness) -> Result<Self, ServeError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
-        Ok(Self { listener, pages: Pages { metrics, ready } })
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| ServeError::Listen { address, source })?;
+        Ok(Self {
+            listener,
+            pages: Pages { metrics, ready },
+        })
     }
 
     /// The address that it listens on.
     pub fn address(&self) -> Result<SocketAddr, ServeError> {
-        self.listener.local_addr().map_err(|source| ServeError::Serve { source })
+        self.listener
+            .local_addr()
+            .map_err(|source| ServeError::Serve { source })
     }
 
     /// Answers until `stop`, then finishes what is under way.
@@ -117,9 +124,14 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     match pages.metrics.encode() {
-        Ok(page) => {
-            (StatusCode::OK, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page)
-        }
+        Ok(page) => (
+            StatusCode::OK,
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )],
+            page,
+        ),
         Err(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],

@@ -36,13 +36,19 @@ pub enum SpecError {
     #[error("a metrics source is written name=url, say default=http://prometheus.monitoring:9090")]
     NoName,
     /// The name is no DNS label.
-    #[error("a metrics source's name has lower-case letters, digits and dashes only, at most 63 of them, and begins and ends with a letter or digit")]
+    #[error(
+        "a metrics source's name has lower-case letters, digits and dashes only, at most 63 of them, and begins and ends with a letter or digit"
+    )]
     BadName,
     /// Not an http or https URL with a host.
-    #[error("a metrics source's URL begins with http:// or https:// and has a host, say http://prometheus.monitoring:9090")]
+    #[error(
+        "a metrics source's URL begins with http:// or https:// and has a host, say http://prometheus.monitoring:9090"
+    )]
     BadUrl,
     /// `user:password@`.
-    #[error("a metrics source's URL has no user and password: they would be seen by everyone who sees the command line")]
+    #[error(
+        "a metrics source's URL has no user and password: they would be seen by everyone who sees the command line"
+    )]
     Credentials,
     /// `?` or `#`.
     #[error("a metrics source's URL has no query and no fragment: /api/v1/query is appended to it")]
@@ -73,7 +79,10 @@ impl FromStr for SourceSpec {
         if url.query().is_some() || url.fragment().is_some() {
             return Err(SpecError::Query);
         }
-        Ok(Self { name: name.to_owned(), url })
+        Ok(Self {
+            name: name.to_owned(),
+            url,
+        })
     }
 }
 
@@ -94,7 +103,10 @@ pub struct SourceLimits {
 
 impl Default for SourceLimits {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), body: 1 << 20 }
+        Self {
+            timeout: Duration::from_secs(5),
+            body: 1 << 20,
+        }
     }
 }
 
@@ -150,7 +162,9 @@ pub enum SourceError {
         seconds: f64,
     },
     /// A redirect, which is not followed.
-    #[error("metrics source {name} redirects to another address (HTTP {status}); name that address in --metrics-source")]
+    #[error(
+        "metrics source {name} redirects to another address (HTTP {status}); name that address in --metrics-source"
+    )]
     Redirect {
         /// The source.
         name: String,
@@ -200,7 +214,9 @@ pub enum SourceError {
         what: &'static str,
     },
     /// Its clock and ours disagree.
-    #[error("metrics source {name}: its clock is {skew:+.1} s from this one, more than the {limit} s of one scrape; set the clocks right")]
+    #[error(
+        "metrics source {name}: its clock is {skew:+.1} s from this one, more than the {limit} s of one scrape; set the clocks right"
+    )]
     Skew {
         /// The source.
         name: String,
@@ -210,7 +226,9 @@ pub enum SourceError {
         limit: f64,
     },
     /// No source of that name.
-    #[error("no metrics source is named {name}; there are: {known}. Name one of them in spec.analysis.source, or add --metrics-source {name}=URL")]
+    #[error(
+        "no metrics source is named {name}; there are: {known}. Name one of them in spec.analysis.source, or add --metrics-source {name}=URL"
+    )]
     Unknown {
         /// The name.
         name: String,
@@ -276,8 +294,16 @@ impl MetricsSource {
             .connect_timeout(limits.timeout)
             .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|source| SourceError::Client { name: spec.name.clone(), source })?;
-        Ok(Self { name: spec.name.clone(), url: spec.url.clone(), limits, client })
+            .map_err(|source| SourceError::Client {
+                name: spec.name.clone(),
+                source,
+            })?;
+        Ok(Self {
+            name: spec.name.clone(),
+            url: spec.url.clone(),
+            limits,
+            client,
+        })
     }
 
     /// The name by which Rollouts refer to it.
@@ -291,12 +317,19 @@ impl MetricsSource {
         match ends {
             [] => Ok(Vec::new()),
             [end] => {
-                let data = self.ask("query", &[("query", query.as_str()), ("time", &end.to_string())]).await?;
+                let data = self
+                    .ask("query", &[("query", query.as_str()), ("time", &end.to_string())])
+                    .await?;
                 Ok(vec![(*end, reply::instant(&data, *end))])
             }
             [first, .., last] => {
                 let (start, end, step) = (first.to_string(), last.to_string(), step.to_string());
-                let parameters = [("query", query.as_str()), ("start", &start), ("end", &end), ("step", &step)];
+                let parameters = [
+                    ("query", query.as_str()),
+                    ("start", &start),
+                    ("end", &end),
+                    ("step", &step),
+                ];
                 Ok(reply::range(&self.ask("query_range", &parameters).await?, ends))
             }
         }
@@ -319,27 +352,45 @@ impl MetricsSource {
     pub async fn check(&self, tolerance: f64) -> Result<(), SourceError> {
         let skew = self.skew().await?;
         if skew.abs() > tolerance {
-            return Err(SourceError::Skew { name: self.name.clone(), skew, limit: tolerance });
+            return Err(SourceError::Skew {
+                name: self.name.clone(),
+                skew,
+                limit: tolerance,
+            });
         }
         Ok(())
     }
 
     async fn ask(&self, endpoint: &str, parameters: &[(&str, &str)]) -> Result<reply::Data, SourceError> {
         // The client's own limit covers connecting and the body too; this one does not depend on how it is implemented.
-        tokio::time::timeout(self.limits.timeout, self.exchange(endpoint, parameters)).await.unwrap_or_else(|_| Err(self.timed_out()))
+        tokio::time::timeout(self.limits.timeout, self.exchange(endpoint, parameters))
+            .await
+            .unwrap_or_else(|_| Err(self.timed_out()))
     }
 
     async fn exchange(&self, endpoint: &str, parameters: &[(&str, &str)]) -> Result<reply::Data, SourceError> {
         let mut url = self.url.clone();
         url.set_path(&format!("{}/api/v1/{endpoint}", self.url.path().trim_end_matches('/')));
         // In the body, because both arms in one query are longer than some proxies allow an address to be.
-        let response = self.client.post(url).form(parameters).send().await.map_err(|error| self.sending(error))?;
+        let response = self
+            .client
+            .post(url)
+            .form(parameters)
+            .send()
+            .await
+            .map_err(|error| self.sending(error))?;
         let status = response.status();
         if status.is_redirection() {
-            return Err(SourceError::Redirect { name: self.name.clone(), status: status.as_u16() });
+            return Err(SourceError::Redirect {
+                name: self.name.clone(),
+                status: status.as_u16(),
+            });
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return Err(SourceError::Unauthorized { name: self.name.clone(), status: status.as_u16() });
+            return Err(SourceError::Unauthorized {
+                name: self.name.clone(),
+                status: status.as_u16(),
+            });
         }
         let body = self.body(response).await?;
         let parsed = reply::parse(&body);
@@ -351,13 +402,22 @@ impl MetricsSource {
                 message: shorten(&message),
             }),
             Err(reply::Refusal::Malformed(what)) if status.is_success() => Err(self.malformed(what)),
-            _ => Err(SourceError::Status { name: self.name.clone(), status: status.as_u16() }),
+            _ => Err(SourceError::Status {
+                name: self.name.clone(),
+                status: status.as_u16(),
+            }),
         }
     }
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, SourceError> {
-        let too_large = || SourceError::TooLarge { name: self.name.clone(), limit: self.limits.body };
-        if response.content_length().is_some_and(|length| length > self.limits.body as u64) {
+        let too_large = || SourceError::TooLarge {
+            name: self.name.clone(),
+            limit: self.limits.body,
+        };
+        if response
+            .content_length()
+            .is_some_and(|length| length > self.limits.body as u64)
+        {
             return Err(too_large());
         }
         let mut body = Vec::new();
@@ -376,31 +436,52 @@ impl MetricsSource {
             self.timed_out()
         } else if error.is_connect() {
             let host = self.url.host_str().unwrap_or_default();
-            let address = self.url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-            SourceError::Connect { name, address, source: error.without_url() }
+            let address = self
+                .url
+                .port_or_known_default()
+                .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+            SourceError::Connect {
+                name,
+                address,
+                source: error.without_url(),
+            }
         } else {
-            SourceError::Broken { name, source: error.without_url() }
+            SourceError::Broken {
+                name,
+                source: error.without_url(),
+            }
         }
     }
 
     fn timed_out(&self) -> SourceError {
-        SourceError::Timeout { name: self.name.clone(), seconds: self.limits.timeout.as_secs_f64() }
+        SourceError::Timeout {
+            name: self.name.clone(),
+            seconds: self.limits.timeout.as_secs_f64(),
+        }
     }
 
     fn malformed(&self, what: &'static str) -> SourceError {
-        SourceError::Malformed { name: self.name.clone(), what }
+        SourceError::Malformed {
+            name: self.name.clone(),
+            what,
+        }
     }
 }
 
 /// Our clock, unix seconds.
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// One line, at most [`MESSAGE_LIMIT`] characters, no control characters: it goes into status and logs.
 fn shorten(text: &str) -> String {
-    let mut short: String =
-        text.chars().take(MESSAGE_LIMIT).map(|character| if character.is_control() { ' ' } else { character }).collect();
+    let mut short: String = text
+        .chars()
+        .take(MESSAGE_LIMIT)
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect();
     if text.chars().nth(MESSAGE_LIMIT).is_some() {
         short.push('…');
     }

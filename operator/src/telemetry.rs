@@ -29,12 +29,20 @@ pub enum LogFormat {
 /// Sends logs to stderr, filtered by `filter` (syntax of `RUST_LOG`, say `info,stepgate=debug`). An error if a subscriber is already set
 /// or the filter cannot be read.
 pub fn init_logs(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| anyhow::anyhow!("log filter {filter:?} cannot be read: {error}; write it like info,stepgate=debug"))?;
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow::anyhow!("log filter {filter:?} cannot be read: {error}; write it like info,stepgate=debug")
+    })?;
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter);
     let done = match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init(),
     };
     done.map_err(|error| anyhow::anyhow!("logs are already set up: {error}"))
 }
@@ -93,7 +101,9 @@ impl fmt::Debug for Metrics {
 }
 
 fn seconds() -> Histogram {
-    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+    Histogram::new([
+        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    ])
 }
 
 impl Default for Metrics {
@@ -116,11 +126,27 @@ impl Metrics {
         let leader = Gauge::default();
         registry.register("rollouts", "Rollouts by phase", rollouts.clone());
         registry.register("reconcile", "Passes over a Rollout by outcome", reconciles.clone());
-        registry.register("reconcile_duration_seconds", "Time that a pass over a Rollout took", reconcile_seconds.clone());
-        registry.register("api_requests", "Requests to the API server by verb, resource and outcome", requests.clone());
+        registry.register(
+            "reconcile_duration_seconds",
+            "Time that a pass over a Rollout took",
+            reconcile_seconds.clone(),
+        );
+        registry.register(
+            "api_requests",
+            "Requests to the API server by verb, resource and outcome",
+            requests.clone(),
+        );
         registry.register("verdicts", "Verdicts by kind", verdicts.clone());
-        registry.register("source_queries", "Queries to metrics sources by outcome", queries.clone());
-        registry.register("source_query_duration_seconds", "Time that a query to a metrics source took", query_seconds.clone());
+        registry.register(
+            "source_queries",
+            "Queries to metrics sources by outcome",
+            queries.clone(),
+        );
+        registry.register(
+            "source_query_duration_seconds",
+            "Time that a query to a metrics source took",
+            query_seconds.clone(),
+        );
         registry.register("leader", "1 while this process leads", leader.clone());
         Self {
             registry: Arc::new(registry),
@@ -139,7 +165,9 @@ impl Metrics {
     pub fn set_rollouts(&self, counts: impl IntoIterator<Item = (&'static str, usize)>) {
         self.rollouts.clear();
         for (phase, count) in counts {
-            self.rollouts.get_or_create(&PhaseLabels { phase }).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.rollouts
+                .get_or_create(&PhaseLabels { phase })
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 
@@ -151,7 +179,13 @@ impl Metrics {
 
     /// A request to the API server ended.
     pub fn api_request(&self, verb: &'static str, resource: &'static str, outcome: &'static str) {
-        self.requests.get_or_create(&RequestLabels { verb, resource, outcome }).inc();
+        self.requests
+            .get_or_create(&RequestLabels {
+                verb,
+                resource,
+                outcome,
+            })
+            .inc();
     }
 
     /// A verdict was committed.
@@ -161,8 +195,17 @@ impl Metrics {
 
     /// A query to the metrics source of that name ended.
     pub fn source_query(&self, source: &str, outcome: &'static str, took: Duration) {
-        self.queries.get_or_create(&SourceLabels { source: source.to_owned(), outcome }).inc();
-        self.query_seconds.get_or_create(&SourceName { source: source.to_owned() }).observe(took.as_secs_f64());
+        self.queries
+            .get_or_create(&SourceLabels {
+                source: source.to_owned(),
+                outcome,
+            })
+            .inc();
+        self.query_seconds
+            .get_or_create(&SourceName {
+                source: source.to_owned(),
+            })
+            .observe(took.as_secs_f64());
     }
 
     /// Whether this process leads.

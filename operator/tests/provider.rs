@@ -42,7 +42,11 @@ struct World {
 
 impl World {
     fn new(provider: &'static str) -> Self {
-        Self { provider, series: Vec::new(), expected: Vec::new() }
+        Self {
+            provider,
+            series: Vec::new(),
+            expected: Vec::new(),
+        }
     }
 
     /// `values` in promtool's notation, one sample every 5 s from 0.
@@ -66,7 +70,12 @@ impl World {
         }
         file.push_str("  promql_expr_test:\n");
         for (at, counts) in &self.expected {
-            writeln!(file, "  - expr: {}\n    eval_time: {at}s\n    exp_samples:", serde_json::to_string(query.as_str()).unwrap()).unwrap();
+            writeln!(
+                file,
+                "  - expr: {}\n    eval_time: {at}s\n    exp_samples:",
+                serde_json::to_string(query.as_str()).unwrap()
+            )
+            .unwrap();
             for (label, value) in counts {
                 writeln!(file, "    - {{labels: '{{stepgate=\"{label}\"}}', value: {value}}}").unwrap();
             }
@@ -127,8 +136,14 @@ fn a_canary_born_with_errors_is_counted_from_its_first_response() {
         .series(&envoy("checkout", 2, "gw-1"), "1000+90x60")
         .series(&envoy("checkout-canary", 5, "gw-1"), "_x13 12+4x40")
         .expect(60, &[("stable_requests", 270)])
-        .expect(75, &[("canary_requests", 20), ("canary_bad", 20), ("stable_requests", 270)])
-        .expect(90, &[("canary_requests", 12), ("canary_bad", 12), ("stable_requests", 270)])
+        .expect(
+            75,
+            &[("canary_requests", 20), ("canary_bad", 20), ("stable_requests", 270)],
+        )
+        .expect(
+            90,
+            &[("canary_requests", 12), ("canary_bad", 12), ("stable_requests", 270)],
+        )
         .check("contour_birth");
 }
 
@@ -177,7 +192,10 @@ fn a_target_that_comes_back_after_failed_scrapes_does_not_bring_its_history() {
         .series(&envoy("checkout-canary", 5, "gw-1"), "50+1x11 stale _x5 68+1x40")
         .expect(75, &[])
         .expect(90, &[])
-        .expect(105, &[("canary_requests", 3), ("canary_bad", 3), ("stable_requests", 270)])
+        .expect(
+            105,
+            &[("canary_requests", 3), ("canary_bad", 3), ("stable_requests", 270)],
+        )
         .check("contour_scrape_failed");
 }
 
@@ -194,7 +212,9 @@ fn adjacent_intervals_add_up_to_the_whole() {
 }
 
 fn pod(name: &str, code: &str, rest: &str) -> String {
-    format!("http_requests_total{{job=\"app\",instance=\"{name}:8080\",namespace=\"shop\",pod=\"{name}\",code=\"{code}\"{rest}}}")
+    format!(
+        "http_requests_total{{job=\"app\",instance=\"{name}:8080\",namespace=\"shop\",pod=\"{name}\",code=\"{code}\"{rest}}}"
+    )
 }
 
 #[test]
@@ -216,7 +236,15 @@ fn pods_tells_versions_apart_by_the_names_of_their_pods() {
         .series(&pod(neighbour, "500", ""), "0+100x60")
         .series(&pod(canary, "200", ",path=\"/readyz\""), "0+100x60")
         .series(&pod(canary, "200", ",handler=\"/metrics\""), "0+100x60")
-        .expect(60, &[("canary_requests", 9), ("canary_bad", 3), ("stable_requests", 63), ("stable_bad", 3)])
+        .expect(
+            60,
+            &[
+                ("canary_requests", 9),
+                ("canary_bad", 3),
+                ("stable_requests", 63),
+                ("stable_bad", 3),
+            ],
+        )
         .check("pods_names");
 }
 
@@ -230,7 +258,10 @@ fn a_new_pod_counts_from_its_second_interval_in_both_versions() {
         .series(&pod(stable, "200", ""), "_x13 5000+20x60")
         .series(&pod(canary, "500", ""), "_x13 11+2x60")
         .expect(75, &[])
-        .expect(90, &[("canary_requests", 6), ("canary_bad", 6), ("stable_requests", 60)])
+        .expect(
+            90,
+            &[("canary_requests", 6), ("canary_bad", 6), ("stable_requests", 60)],
+        )
         .check("pods_births");
 }
 
@@ -240,7 +271,10 @@ fn the_provider_follows_from_the_gateways_controllers() {
     let name = |controllers: &[&str]| providers.auto(controllers).unwrap().name.clone();
     assert_eq!(name(&["projectcontour.io/gateway-controller"]), "contour");
     assert_eq!(name(&["konghq.com/kic-gateway-controller"]), "pods");
-    assert_eq!(name(&["projectcontour.io/gateway-controller", "traefik.io/gateway-controller"]), "pods");
+    assert_eq!(
+        name(&["projectcontour.io/gateway-controller", "traefik.io/gateway-controller"]),
+        "pods"
+    );
     assert_eq!(name(&[]), "pods");
     assert_eq!(providers.named("contour").unwrap().sees, Sees::Gateway);
     assert_eq!(providers.named("pods").unwrap().sees, Sees::Everything);
@@ -249,7 +283,10 @@ fn the_provider_follows_from_the_gateways_controllers() {
 #[test]
 fn an_unknown_provider_is_named_with_those_that_exist() {
     let error = Providers::built_in().unwrap().named("nginx").unwrap_err();
-    assert_eq!(error.to_string(), "no provider is named nginx; there are: contour, pods, and auto");
+    assert_eq!(
+        error.to_string(),
+        "no provider is named nginx; there are: contour, pods, and auto"
+    );
 }
 
 #[test]
@@ -262,7 +299,12 @@ fn what_is_put_into_a_query_cannot_end_its_string() {
         ..arms()
     };
     let contour = providers.named("contour").unwrap().query(&hostile, 15).unwrap();
-    assert!(contour.as_str().contains(r#"envoy_cluster_name="a\"} or vector(1) #_b\\_80""#), "{contour}");
+    assert!(
+        contour
+            .as_str()
+            .contains(r#"envoy_cluster_name="a\"} or vector(1) #_b\\_80""#),
+        "{contour}"
+    );
     let pods = providers.named("pods").unwrap().query(&hostile, 15).unwrap();
     assert!(pods.as_str().contains(r#"pod=~"c\\.d\\|e-[a-z0-9]{5}""#), "{pods}");
 }
@@ -274,11 +316,26 @@ fn names_of_pods_are_shortened_as_kubernetes_does() {
     let query = providers
         .named("pods")
         .unwrap()
-        .query(&Arms { stable_replicaset: format!("{long}-6d5f7c9b8d"), canary_deployment: long.clone(), ..arms() }, 15)
+        .query(
+            &Arms {
+                stable_replicaset: format!("{long}-6d5f7c9b8d"),
+                canary_deployment: long.clone(),
+                ..arms()
+            },
+            15,
+        )
         .unwrap();
     // 58 characters and five random ones
-    assert!(query.as_str().contains(&format!("pod=~\"{long}-[a-z0-9]{{5}}\"")), "{query}");
-    assert!(query.as_str().contains(&format!("pod=~\"{long}-[a-z0-9]*-?[a-z0-9]{{5}}\"")), "{query}");
+    assert!(
+        query.as_str().contains(&format!("pod=~\"{long}-[a-z0-9]{{5}}\"")),
+        "{query}"
+    );
+    assert!(
+        query
+            .as_str()
+            .contains(&format!("pod=~\"{long}-[a-z0-9]*-?[a-z0-9]{{5}}\"")),
+        "{query}"
+    );
 }
 
 #[test]
@@ -291,5 +348,8 @@ fn a_provider_file_with_a_mistake_is_refused() {
     assert_eq!(label(&good.replace("${port}", "${port")), "placeholder");
     assert_eq!(label(&good.replace("_${port}\"", "${arm}\"")), "placeholder");
     assert_eq!(label(&good.replace("[job, instance]", "[]")), "no_target_labels");
-    assert!(matches!(Provider::parse("bad", "]").unwrap_err(), ProviderError::Syntax { .. }));
+    assert!(matches!(
+        Provider::parse("bad", "]").unwrap_err(),
+        ProviderError::Syntax { .. }
+    ));
 }

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use stepgate_core::verdict::{Arm, Counts, Observation};
+
 use crate::provider::{SERIES_LABEL, Series};
 
 /// From here on an f64 does not hold every integer.
@@ -27,6 +29,31 @@ pub struct QuadSample {
     pub stable_requests: Option<u64>,
     /// Bad ones, likewise.
     pub stable_bad: Option<u64>,
+}
+
+impl From<QuadSample> for Observation {
+    /// As the judge takes it. Stable without series beside a canary with some has no requests: that is so once the canary carries all.
+    fn from(sample: QuadSample) -> Self {
+        match (
+            arm(sample.canary_requests, sample.canary_bad),
+            arm(sample.stable_requests, sample.stable_bad),
+        ) {
+            (Some(canary), stable) => Self::Counts(Counts {
+                canary,
+                stable: stable.unwrap_or_default(),
+            }),
+            (None, Some(stable)) => Self::CanarySilent { stable },
+            (None, None) => Self::Silent,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are below 2^53")]
+fn arm(requests: Option<u64>, bad: Option<u64>) -> Option<Arm> {
+    Some(Arm {
+        requests: requests? as f64,
+        bad: bad.unwrap_or(0) as f64,
+    })
 }
 
 /// What was read for one interval.
@@ -183,7 +210,11 @@ pub fn range(data: &Data, ends: &[i64]) -> Vec<(i64, Sample)> {
     let mut whole = None;
     for series in list {
         let read = which(series).and_then(|which| {
-            series.get("values").and_then(Value::as_array).map(|values| (which, values)).ok_or(DataError::WrongType)
+            series
+                .get("values")
+                .and_then(Value::as_array)
+                .map(|values| (which, values))
+                .ok_or(DataError::WrongType)
         });
         match read {
             Ok((which, values)) => {
@@ -276,7 +307,11 @@ impl QuadSample {
 }
 
 /// A number as a count: whole numbers as they are, others to the nearest, halves to the even one.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked: finite, not negative, below 2^53")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked: finite, not negative, below 2^53"
+)]
 fn count(value: f64, series: Series) -> Result<u64, DataError> {
     if !value.is_finite() {
         Err(DataError::NotFinite(series))

@@ -13,13 +13,13 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use super::reply::Sample;
+use stepgate_core::verdict::{DataError, Interval, Observation};
+
+use super::reply::{self, Sample};
 use super::{ErrorClass, MetricsSource, SourceError, now};
 use crate::provider::Query;
 use crate::telemetry::Metrics;
 
-/// After the grid's time, before an interval is read, beside one scrape.
-const SETTLE: Duration = Duration::from_secs(2);
 /// Wait after a first failure; doubled for each further one.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between two tries, whatever the interval.
@@ -57,15 +57,6 @@ pub struct Want {
     pub query: Query,
 }
 
-/// What was read for one interval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interval {
-    /// Its end, unix seconds on the grid; it began one interval earlier.
-    pub end: i64,
-    /// The counts, or what is wrong with them.
-    pub sample: Sample,
-}
-
 /// Whether the source can be relied on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceHealth {
@@ -85,9 +76,9 @@ pub enum SourceHealth {
 }
 
 /// What is there now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Adjacent intervals, oldest first, all after `from_exclusive`.
+    /// Adjacent intervals of one metric, oldest first, all after `from_exclusive`.
     pub intervals: Vec<Interval>,
     /// The source, as this run last saw it.
     pub health: SourceHealth,
@@ -100,6 +91,8 @@ pub struct SamplerOptions {
     pub scrape: Duration,
     /// Questions under way at once, a source.
     pub concurrency: usize,
+    /// How long after its scrape a sample can be there: time for the scrape itself, and for the source to take it in.
+    pub settle: Duration,
     /// Intervals that one query reads at most.
     pub window: usize,
     /// Intervals that are kept for one run at most; then reading waits until `from_exclusive` moves.
@@ -108,14 +101,20 @@ pub struct SamplerOptions {
 
 impl Default for SamplerOptions {
     fn default() -> Self {
-        Self { scrape: Duration::from_secs(15), concurrency: 8, window: 240, kept: 960 }
+        Self {
+            scrape: Duration::from_secs(15),
+            settle: Duration::from_secs(2),
+            concurrency: 8,
+            window: 240,
+            kept: 960,
+        }
     }
 }
 
 impl SamplerOptions {
-    /// How old an interval's end has to be before it is read: one scrape, so that its last sample is there, and 2 s for the scrape itself.
+    /// How old an interval's end has to be before it is read: one scrape, so that its last sample is there, and `settle`.
     pub fn lag(&self) -> Duration {
-        self.scrape + SETTLE
+        self.scrape + self.settle
     }
 }
 
@@ -211,11 +210,23 @@ impl Sampler {
             .map(|source| {
                 let name = source.name().to_owned();
                 let slots = Semaphore::new(options.concurrency.max(1));
-                (name, Feed { source, slots, clock: tokio::sync::Mutex::new(None) })
+                (
+                    name,
+                    Feed {
+                        source,
+                        slots,
+                        clock: tokio::sync::Mutex::new(None),
+                    },
+                )
             })
             .collect();
         Self {
-            shared: Arc::new(Shared { feeds, options, metrics, notify }),
+            shared: Arc::new(Shared {
+                feeds,
+                options,
+                metrics,
+                notify,
+            }),
             readings: Mutex::default(),
             runtime: Handle::current(),
         }
@@ -223,7 +234,11 @@ impl Sampler {
 
     /// The source of that name, say for preflight's [`MetricsSource::check`].
     pub fn source(&self, name: &str) -> Result<&MetricsSource, SourceError> {
-        self.shared.feeds.get(name).map(|feed| &feed.source).ok_or_else(|| self.shared.unknown(name))
+        self.shared
+            .feeds
+            .get(name)
+            .map(|feed| &feed.source)
+            .ok_or_else(|| self.shared.unknown(name))
     }
 
     /// Takes what is there after `want.from_exclusive`, forgets what is before, and sees to it that the rest is read as it falls due.
@@ -242,7 +257,10 @@ impl Sampler {
             book
         };
         let pages = book.pages();
-        Snapshot { intervals: pages.intervals.iter().copied().collect(), health: pages.health.clone() }
+        Snapshot {
+            intervals: pages.intervals.iter().cloned().collect(),
+            health: pages.health.clone(),
+        }
     }
 
     /// Ends the reading of one run.
@@ -265,8 +283,15 @@ impl Sampler {
     }
 
     fn begin(&self, key: &Key, want: Want) -> Reading {
-        let pages = Pages { from: want.from_exclusive, intervals: VecDeque::new(), health: SourceHealth::Unknown };
-        let book = Arc::new(Book { pages: Mutex::new(pages), moved: Notify::new() });
+        let pages = Pages {
+            from: want.from_exclusive,
+            intervals: VecDeque::new(),
+            health: SourceHealth::Unknown,
+        };
+        let book = Arc::new(Book {
+            pages: Mutex::new(pages),
+            moved: Notify::new(),
+        });
         let task = Task {
             shared: Arc::clone(&self.shared),
             key: key.clone(),
@@ -294,8 +319,15 @@ impl Reading {
 impl Shared {
     fn unknown(&self, name: &str) -> SourceError {
         let known: Vec<&str> = self.feeds.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        SourceError::Unknown { name: name.to_owned(), known }
+        let known = if known.is_empty() {
+            "none".to_owned()
+        } else {
+            known.join(", ")
+        };
+        SourceError::Unknown {
+            name: name.to_owned(),
+            known,
+        }
     }
 }
 
@@ -351,7 +383,9 @@ impl Task {
                 Err(problem) => {
                     self.unavailable(problem);
                     let longest = LONGEST_RETRY.min(Duration::from_secs(self.interval.into()));
-                    let wait = FIRST_RETRY.saturating_mul(1 << failures.min(4)).min(longest.max(FIRST_RETRY));
+                    let wait = FIRST_RETRY
+                        .saturating_mul(1 << failures.min(4))
+                        .min(longest.max(FIRST_RETRY));
                     failures += 1;
                     tokio::time::sleep(wait).await;
                 }
@@ -375,7 +409,9 @@ impl Task {
             Ok(_) => "ok",
             Err(error) => error.label(),
         };
-        self.shared.metrics.source_query(feed.source.name(), outcome, started.elapsed());
+        self.shared
+            .metrics
+            .source_query(feed.source.name(), outcome, started.elapsed());
         match answer {
             Ok(samples) => {
                 self.unanswered = false;
@@ -406,7 +442,9 @@ impl Task {
         let started = Instant::now();
         let checked = feed.source.check(self.shared.options.scrape.as_secs_f64()).await;
         let outcome = checked.as_ref().map_or_else(SourceError::label, |()| "ok");
-        self.shared.metrics.source_query(feed.source.name(), outcome, started.elapsed());
+        self.shared
+            .metrics
+            .source_query(feed.source.name(), outcome, started.elapsed());
         let verdict = checked.map_err(Problem::from);
         *seen = Some((Instant::now(), verdict.clone()));
         verdict
@@ -418,7 +456,10 @@ impl Task {
         loop {
             let (next, room) = {
                 let pages = self.book.pages();
-                (pages.next_end(interval), self.shared.options.kept.saturating_sub(pages.intervals.len()))
+                (
+                    pages.next_end(interval),
+                    self.shared.options.kept.saturating_sub(pages.intervals.len()),
+                )
             };
             if room == 0 {
                 self.book.moved.notified().await;
@@ -431,9 +472,13 @@ impl Task {
                 let more = (-wait / f64::from(self.interval)).floor() as i64;
                 let count = usize::try_from(more).unwrap_or(0).saturating_add(1);
                 let count = count.min(self.shared.options.window.max(1)).min(room);
-                return std::iter::successors(Some(next), |end| end.checked_add(interval)).take(count).collect();
+                return std::iter::successors(Some(next), |end| end.checked_add(interval))
+                    .take(count)
+                    .collect();
             }
-            let wait = Duration::try_from_secs_f64(wait).unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+            let wait = Duration::try_from_secs_f64(wait)
+                .unwrap_or(LONGEST_SLEEP)
+                .min(LONGEST_SLEEP);
             // `from` may move past what this waits for.
             let _ = tokio::time::timeout(wait, self.book.moved.notified()).await;
         }
@@ -445,11 +490,24 @@ impl Task {
         for (end, sample) in samples {
             // What fell behind `from` while the question was under way is not wanted any more.
             if end == pages.next_end(interval) {
-                pages.intervals.push_back(Interval { end, sample });
+                let observation = sample.map_or_else(|error| self.spoilt(end, error), Observation::from);
+                pages.intervals.push_back(Interval {
+                    end,
+                    seconds: self.interval,
+                    metrics: vec![observation],
+                });
             }
         }
         drop(pages);
         self.tell();
+    }
+
+    fn spoilt(&self, end: i64, error: reply::DataError) -> Observation {
+        let at = Timestamp::from_second(end).unwrap_or_default();
+        Observation::Error(DataError(format!(
+            "metrics source {}, interval to {at}: {error}",
+            self.source
+        )))
     }
 
     fn available(&self) {
@@ -470,7 +528,11 @@ impl Task {
         };
         #[expect(clippy::cast_possible_truncation, reason = "unix seconds")]
         let since = before.map_or_else(|| now() as i64, |(since, _)| since);
-        pages.health = SourceHealth::Unavailable { since, label, message: message.clone() };
+        pages.health = SourceHealth::Unavailable {
+            since,
+            label,
+            message: message.clone(),
+        };
         drop(pages);
         if before.is_none_or(|(_, earlier)| earlier != label) {
             tracing::warn!(source = %self.source, rollout = %format_args!("{}/{}", self.key.namespace, self.key.name), label, "{message}");

@@ -90,8 +90,8 @@ pub struct Process {
     /// The step (from 0) or the hour of pauses (from 1); 0 for the run.
     #[schemars(with = "i32")]
     pub index: u32,
-    /// Log-likelihood ratios of the relative test over its grid of 24 ratios, in millionths, each interval's rounded down: a smaller
-    /// e-value is still one.
+    /// Log-likelihood ratios of the relative test over its grid of 24 ratios, in millionths, each interval's rounded down (a
+    /// smaller e-value is still one), never under -1000.
     pub millionths: Vec<i64>,
     /// `[canary requests, canary bad, stable requests, stable bad, intervals with bad canary requests]` of the relative test.
     #[schemars(with = "[i64; 5]")]
@@ -156,9 +156,9 @@ pub struct Tripwire {
     pub canary: Tally,
     /// Stable since then.
     pub stable: Tally,
-    /// The new version in the newest interval.
+    /// The new version in the newest interval that had requests.
     pub latest_canary: Tally,
-    /// Stable in the newest interval.
+    /// Stable in that interval.
     pub latest_stable: Tally,
 }
 

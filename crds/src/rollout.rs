@@ -3,7 +3,10 @@
 //! A field stands here only once the operator acts on it. Everything that a schema can refuse is refused by it (ranges, patterns,
 //! CEL rules), so that a mistake is told by `kubectl apply` and not minutes later by a condition.
 
-#![expect(unreachable_pub, reason = "KubeSchema repeats each type inside a function of its own")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema repeats each type inside a function of its own"
+)]
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,10 @@
 //! A run continues from here after any crash, so everything that a decision rests on is here or in the world. Nobody but the
 //! operator writes it. Under 16 KiB in a run, under 4 KiB at rest.
 
-#![expect(unreachable_pub, reason = "KubeSchema repeats each type inside a function of its own")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema repeats each type inside a function of its own"
+)]
 
 use std::collections::BTreeMap;
 
@@ -175,6 +178,12 @@ pub struct Run {
     pub weight: i32,
     /// The weight that all parents accepted last, in percent.
     pub accepted_weight: i32,
+    /// The weight that every parent accepted last, and since when: what the counts are judged by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<InForce>,
+    /// Hours of pauses that have begun: each has an e-process of its own.
+    #[serde(default)]
+    pub pause_hours: i32,
     /// What the run is doing.
     pub state: RunState,
     /// A person's decision to go on without evidence, at this step.
@@ -229,6 +238,20 @@ pub struct OriginalRule {
     pub canary_weight: Option<i64>,
 }
 
+/// A weight that every parent gateway accepted.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct InForce {
+    /// The intent that set it.
+    pub seq: i32,
+    /// The step it belongs to, counted from 0.
+    pub step: i32,
+    /// The canary's weight, in percent.
+    pub weight: i32,
+    /// When the last parent had accepted it.
+    pub since: Timestamp,
+}
+
 /// What a run is doing. Each state carries when it began, which its deadline counts from.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -244,17 +267,12 @@ pub enum RunState {
     Stepping {
         /// When it began.
         since: Timestamp,
-        /// When every parent had accepted this step's weight.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        accepted: Option<Timestamp>,
     },
     /// Waiting for a person at a step's weight.
     #[serde(rename_all = "camelCase")]
     Paused {
         /// When it began.
         since: Timestamp,
-        /// When every parent had accepted this step's weight.
-        accepted: Timestamp,
         /// Why.
         why: PauseReason,
     },

@@ -74,7 +74,10 @@ impl FromStr for Span {
                 _ => return Err(bad()),
             };
             let number: u64 = number.parse().map_err(|_| bad())?;
-            total = number.checked_mul(scale).and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
+            total = number
+                .checked_mul(scale)
+                .and_then(|part| total.checked_add(part))
+                .ok_or_else(bad)?;
             rest = tail;
         }
         Ok(Self::millis(total))
@@ -200,7 +203,9 @@ macro_rules! as_string {
         }
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+                Cow::<'de, str>::deserialize(deserializer)?
+                    .parse()
+                    .map_err(D::Error::custom)
             }
         }
         impl JsonSchema for $type {

@@ -12,6 +12,7 @@ mod observation;
 mod process;
 mod reason;
 pub mod settings;
+mod wording;
 
 #[cfg(test)]
 mod tests;

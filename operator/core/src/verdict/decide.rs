@@ -276,11 +276,10 @@ impl Case<'_> {
         })
     }
 
-    /// About how many more canary requests the pass test takes, if they are as bad as those so far. With few so far they are taken
-    /// to be at a tenth of the max, as if one maximal bad request's worth of such requests had been seen before.
+    /// About how many more canary requests the pass test takes, if they are as bad as those so far. So that one early bad request does
+    /// not decide the forecast, 3/max requests at a tenth of the max are taken as seen before.
     fn still_needed(&self, requests: f64, bad: f64, passes: impl Fn(f64, f64) -> bool) -> Option<f64> {
-        let prior = 1.0 / self.metric.max();
-        let share = (bad + 0.1) / (requests + prior);
+        let share = (bad + 0.3) / (requests + 3.0 / self.metric.max());
         if share >= 0.8 * self.metric.max() {
             return None;
         }

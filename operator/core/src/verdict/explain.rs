@@ -9,8 +9,8 @@ use stepgate_crds::evidence::{Evidence, Tally};
 use super::eprocess::ln_e_pass;
 use super::observation::{Arm, as_f64};
 use super::process::{self, Begun};
-use super::reason::of;
 use super::settings::Settings;
+use super::wording::of;
 
 /// One metric in numbers.
 #[derive(Clone, Debug, PartialEq)]

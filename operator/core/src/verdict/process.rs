@@ -12,7 +12,10 @@ use super::settings::{MetricSettings, Settings};
 /// Most processes that are kept for one metric.
 const MOST: usize = 6;
 /// Millionths stay in the range of exact doubles, so that any JSON reader keeps them.
-const LARGEST: i64 = 1 << 53;
+const HIGHEST: i64 = 1 << 53;
+/// And above -1000: a process that is lower starts anew from exp(-1000/φ), which adds no more than that to the chance of a false
+/// alarm, and keeps the evidence short after hours of health.
+const LOWEST: i64 = -1_000_000_000;
 
 /// How many steps and hours of pauses have begun, the dropped ones included.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +70,7 @@ pub(super) fn fold(processes: &mut [Process], canary: Tally, stable: Tally, metr
     for process in processes {
         process.millionths.resize(ALTERNATIVES, 0);
         for (sum, increment) in process.millionths.iter_mut().zip(increments) {
-            *sum = sum.saturating_add(millionths(increment)).clamp(-LARGEST, LARGEST);
+            *sum = sum.saturating_add(millionths(increment)).clamp(LOWEST, HIGHEST);
         }
         let relative = &mut process.relative;
         relative.canary = plus(relative.canary, canary);
@@ -126,7 +129,7 @@ fn mean<'a>(processes: &'a [Process], begun: Begun, settings: &Settings, ln_e: i
 }
 
 fn ln_relative(process: &Process, settings: &Settings) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "clamped to 2^53")]
+    #[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
     let terms: Vec<f64> = process.millionths.iter().map(|sum| *sum as f64 / 1e6).collect();
     ln_mean(&terms, settings.phi())
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::observation::Arm;
+use super::observation::{Arm, as_f64};
 use super::settings::{TRIPWIRE_SHARE, TRIPWIRE_STABLE};
+use super::wording::{duration, grouped, of, percent};
 
 /// What follows from the evidence.
 #[derive(Clone, Debug, PartialEq)]
@@ -312,12 +313,12 @@ impl fmt::Display for HoldReason {
                 need,
                 eta,
             } => {
-                let have = grouped(super::observation::as_f64(*have));
+                let have = grouped(as_f64(*have));
                 match need {
                     Some(need) => write!(
                         to,
                         "{metric}: {have} of about {} canary requests in this step, {}",
-                        grouped(super::observation::as_f64(*need)),
+                        grouped(as_f64(*need)),
                         match eta {
                             Some(seconds) => format!("about {} to go", duration(*seconds)),
                             None => "at a rate that is not known yet".to_owned(),
@@ -361,54 +362,5 @@ impl fmt::Display for HoldReason {
                 "{metric}: in {intervals} intervals of this step more bad requests than requests were counted; check that both queries select the same series"
             ),
         }
-    }
-}
-
-/// `23 of 450 bad (5.1 %)`.
-pub(super) fn of(arm: Arm) -> String {
-    if arm.requests > 0.0 {
-        format!(
-            "{} of {} bad ({})",
-            grouped(arm.bad),
-            grouped(arm.requests),
-            percent(arm.bad / arm.requests)
-        )
-    } else {
-        "without requests".to_owned()
-    }
-}
-
-/// A share in per cent, with two digits below 0.1 %.
-fn percent(share: f64) -> String {
-    let value = 100.0 * share;
-    if value == 0.0 || value >= 99.95 || (value - value.round()).abs() < 1e-9 {
-        format!("{value:.0} %")
-    } else if value < 0.095 {
-        format!("{value:.3} %")
-    } else {
-        format!("{value:.1} %")
-    }
-}
-
-/// A count with a comma between thousands.
-fn grouped(count: f64) -> String {
-    let digits = format!("{count:.0}");
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) && digit.is_ascii_digit() {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `40 s`, `12 min`, `3 h`.
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds.div_ceil(60)),
-        7200..172_800 => format!("{} h", seconds.div_ceil(3600)),
-        _ => format!("{} days", seconds.div_ceil(86_400)),
     }
 }

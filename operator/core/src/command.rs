@@ -1,0 +1,273 @@
+//! A person's command: carried out or refused by the run and step it was meant for, answered in `status.command`, then cleared.
+//!
+//! | verb | meaning |
+//! |---|---|
+//! | promote | go on to the next step without waiting for evidence or approval |
+//! | abort | all traffic back to stable, the run ends as failed |
+//! | retry | a failed version gets another run |
+//! | pause | stay at the present weight |
+//! | resume | go on after a pause |
+
+use serde_json::json;
+use stepgate_crds::{
+    RolloutStatus,
+    command::{Command, Verb},
+    names,
+    status::{CommandOutcome, Outcome, Override, PauseReason, Phase, Run, RunState},
+};
+
+use crate::{
+    input::{Input, Seen},
+    plan::Plan,
+    report::{self, Said},
+    rest,
+    state::{Pass, stepping},
+};
+
+/// What follows from the command that stands on the Rollout, if one does.
+pub fn next(input: &Input<'_>) -> Option<Plan> {
+    let command = input.rollout.command.as_ref()?;
+    let status = &input.rollout.status;
+    let nonce = match command {
+        Ok(command) => command.nonce.clone(),
+        // What cannot be read has no nonce: it is answered and taken off.
+        Err(_) => format!("unreadable at {}", input.rollout.version),
+    };
+    let answered = status.command.as_ref().is_some_and(|before| match command {
+        Ok(_) => before.nonce == nonce,
+        Err(_) => before.verb.is_none() && before.message.starts_with(UNREADABLE),
+    });
+    if answered {
+        let patch = json!({"metadata": {"annotations": {names::COMMAND: null}}});
+        return Some(Plan::act(rest::on_rollout(input, patch)));
+    }
+    Some(match command {
+        Err(why) => refuse(
+            input,
+            None,
+            nonce,
+            format!("{UNREADABLE}: {why}; use kubectl stepgate to write it"),
+        ),
+        Ok(command) => carry_out(input, command),
+    })
+}
+
+const UNREADABLE: &str = "the command could not be read";
+
+fn carry_out(input: &Input<'_>, command: &Command) -> Plan {
+    let decided = match (&input.rollout.status.run, &input.rollout.status.found) {
+        (Some(run), Some(found)) => {
+            let pass = Pass { input, run, found };
+            in_run(&pass, command)
+        }
+        _ => at_rest(input, command),
+    };
+    match decided {
+        // A decision is a commit; what became of the command goes with it.
+        Ok((Plan::Commit(mut status), message)) => {
+            status.command = Some(CommandOutcome {
+                verb: Some(command.verb),
+                nonce: command.nonce.clone(),
+                done: true,
+                message,
+            });
+            Plan::Commit(status)
+        }
+        // What the decision still needs comes first.
+        Ok((other, _)) => other,
+        Err(why) => refuse(input, Some(command.verb), command.nonce.clone(), why),
+    }
+}
+
+/// The answer to a command that is not carried out. Nothing else of the status changes.
+fn refuse(input: &Input<'_>, verb: Option<Verb>, nonce: String, why: String) -> Plan {
+    let note = report::note(input, true, "CommandRefused", why.clone());
+    let command = Some(CommandOutcome {
+        verb,
+        nonce,
+        done: false,
+        message: why,
+    });
+    Plan::Commit(Box::new(RolloutStatus {
+        command,
+        note: Some(note),
+        ..input.rollout.status.clone()
+    }))
+}
+
+type Decided = Result<(Plan, String), String>;
+
+fn at_rest(input: &Input<'_>, command: &Command) -> Decided {
+    let verb = command.verb.as_str();
+    let (Verb::Retry, Some(failed)) = (command.verb, &input.rollout.status.failed) else {
+        return Err(format!("{verb}: no run is under way"));
+    };
+    if command.run != failed.run {
+        return Err(format!(
+            "{verb} was meant for run {}, and the failed one is {}",
+            command.run, failed.run
+        ));
+    }
+    let Seen::At(workload) = input.workload else {
+        return Err(format!("{verb}: the Deployment cannot be read"));
+    };
+    let asked = input.templates.get(&failed.template).map(|template| template.digest);
+    if asked != Some(workload.template) {
+        return Err(format!(
+            "{verb}: the Deployment does not ask for the failed version any more"
+        ));
+    }
+    let plan = rest::start(input, workload);
+    if let Plan::Commit(status) = &plan
+        && status.run.is_none()
+    {
+        return Err(format!("{verb}: {}", status.message.clone().unwrap_or_default()));
+    }
+    Ok((plan, format!("the version of run {} is tried again", failed.run)))
+}
+
+fn in_run(pass: &Pass<'_>, command: &Command) -> Decided {
+    let run = pass.run;
+    let verb = command.verb.as_str();
+    if command.run != run.id {
+        return Err(format!(
+            "{verb} was meant for run {}, and the present one is {}",
+            command.run, run.id
+        ));
+    }
+    let here = u32::try_from(run.step).unwrap_or(0) + 1;
+    if let Some(step) = command.step
+        && step != here
+    {
+        return Err(format!(
+            "{verb} was meant for step {step}, and the run is at step {here}"
+        ));
+    }
+    match command.verb {
+        Verb::Promote => promote(pass, command),
+        Verb::Abort => abort(pass),
+        Verb::Pause => pause(pass),
+        Verb::Resume => resume(pass),
+        Verb::Retry => Err("retry: a run is under way; abort it first".to_owned()),
+    }
+}
+
+fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
+    let run = pass.run;
+    let weight = run.weight;
+    if command.step.is_none() {
+        return Err("promote: the command has to say for which step it is meant".to_owned());
+    }
+    let judgement = pass.judge();
+    if let Some(why) = Pass::failure(judgement.as_ref()) {
+        return Err(format!("promote: the version has failed ({why})"));
+    }
+    match run.state {
+        RunState::Paused { .. } => {
+            let run = resumed(pass);
+            let pass = Pass { run: &run, ..*pass };
+            let plan = stepping::advance(
+                &pass,
+                judgement.as_ref(),
+                &format!("{weight} % was promoted by a person"),
+            );
+            Ok((plan, format!("step {} at {weight} % is promoted", run.step + 1)))
+        }
+        RunState::Stepping { .. } => {
+            let run = Run {
+                overridden: Some(Override {
+                    step: run.step,
+                    nonce: command.nonce.clone(),
+                }),
+                ..run.clone()
+            };
+            let said = Said::urgent(
+                Phase::Stepping,
+                "Promoted",
+                format!("{weight} %: promoted by a person as soon as it is in force"),
+            );
+            Ok((
+                pass.commit(run, &said, None),
+                format!("step {} at {weight} % is promoted", pass.run.step + 1),
+            ))
+        }
+        _ => Err(format!(
+            "promote: the run is {}, there is no step to promote",
+            pass.phase().as_str()
+        )),
+    }
+}
+
+fn abort(pass: &Pass<'_>) -> Decided {
+    match &pass.run.state {
+        RunState::Preparing { .. } | RunState::Stepping { .. } | RunState::Paused { .. } => {
+            let plan = pass.roll_back(None, Outcome::Failed, "Aborted", "aborted by a person".to_owned());
+            Ok((plan, "the run is aborted: all traffic goes back to stable".to_owned()))
+        }
+        RunState::Promoting { .. } | RunState::Returning { .. } => Err(
+            "abort: the Deployment already rolls to the new version; let it end, then put the old template back"
+                .to_owned(),
+        ),
+        RunState::RollingBack { .. } | RunState::Draining { .. } => Err("abort: the run is ending already".to_owned()),
+    }
+}
+
+fn pause(pass: &Pass<'_>) -> Decided {
+    let RunState::Stepping { .. } = pass.run.state else {
+        return Err(format!(
+            "pause: the run is {}, only a step can be paused",
+            pass.phase().as_str()
+        ));
+    };
+    if pass.in_force().is_none() {
+        return Err("pause: this step's weight is not in force yet; try again in a moment".to_owned());
+    }
+    let weight = pass.run.weight;
+    let name = &pass.input.rollout.name;
+    let run = Run {
+        state: RunState::Paused {
+            since: pass.input.now,
+            why: PauseReason::Command,
+        },
+        ..pass.run.clone()
+    };
+    let text = format!("paused at {weight} % by a person: kubectl stepgate resume {name} goes on");
+    Ok((
+        pass.commit(run, &Said::urgent(Phase::Paused, "PausedByCommand", text.clone()), None),
+        text,
+    ))
+}
+
+fn resume(pass: &Pass<'_>) -> Decided {
+    match pass.run.state {
+        RunState::Paused {
+            why: PauseReason::Command,
+            ..
+        } => {
+            let run = resumed(pass);
+            let text = format!("{} %: goes on after a pause", run.weight);
+            Ok((
+                pass.commit(run, &Said::urgent(Phase::Stepping, "Resumed", text.clone()), None),
+                text,
+            ))
+        }
+        RunState::Paused {
+            why: PauseReason::Approval,
+            ..
+        } => Err("resume: the step waits for an approval; promote it, or abort the run".to_owned()),
+        _ => Err(format!("resume: the run is {}, not paused", pass.phase().as_str())),
+    }
+}
+
+/// The run as it goes on after a pause: at the same weight, whose acceptance still stands.
+fn resumed(pass: &Pass<'_>) -> Run {
+    let hours = pass
+        .pause_hour()
+        .and_then(|hour| i32::try_from(hour).ok())
+        .unwrap_or(pass.run.pause_hours);
+    Run {
+        state: RunState::Stepping { since: pass.input.now },
+        pause_hours: hours,
+        ..pass.run.clone()
+    }
+}

@@ -1,0 +1,322 @@
+//! Everything a decision may rest on: the world as it was observed, and the time.
+//!
+//! Views hold only the fields that are used. Unknown is not absent: what could not be read is `Unknown`, and nothing follows from it.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use stepgate_crds::{
+    RolloutSpec, RolloutStatus,
+    command::Command,
+    rollout::ProviderName,
+    units::{Span, Timestamp},
+};
+
+use crate::{
+    limits::Limits,
+    template::Digest,
+    verdict::{Interval, Restarts},
+};
+
+/// The world as it was observed for one Rollout.
+#[derive(Clone, Debug)]
+pub struct Input<'a> {
+    /// The time, in milliseconds.
+    pub now: Timestamp,
+    /// The leader's term (Lease transitions).
+    pub term: i64,
+    /// How long nobody led before this term.
+    pub absent: Span,
+    /// The constants.
+    pub limits: &'a Limits,
+    /// The Rollout with its status, the only memory.
+    pub rollout: &'a RolloutView,
+    /// The user's Deployment.
+    pub workload: &'a Seen<WorkloadView>,
+    /// The canary's Deployment.
+    pub canary: &'a Seen<WorkloadView>,
+    /// The canary's Service.
+    pub canary_service: &'a Seen<OwnedView>,
+    /// Ready endpoints of the stable Service.
+    pub stable_ready: i32,
+    /// Ready endpoints of this run's canary.
+    pub canary_ready: i32,
+    /// The routes, in the order of the spec.
+    pub routes: &'a [(String, Seen<RouteView>)],
+    /// The recorded PodTemplates of this Rollout, by name.
+    pub templates: &'a BTreeMap<String, TemplateView>,
+    /// What only a list can tell, where `Need` asked for it.
+    pub survey: Option<&'a Survey>,
+    /// The Deployment's ReplicaSets, where `Need` asked for them.
+    pub replica_sets: Option<&'a [ReplicaSetView]>,
+    /// Restarts of canary containers with an error, and of stable's.
+    pub restarts: Option<Restarts>,
+    /// The counts after `evidence.through`, oldest first.
+    pub samples: &'a [Interval],
+    /// Whether the metrics source answers.
+    pub source: &'a SourceHealth,
+}
+
+/// What was observed of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen<T> {
+    /// It could not be read, or not yet.
+    Unknown(String),
+    /// It is not there.
+    Absent,
+    /// It is there.
+    At(T),
+}
+
+impl<T> Seen<T> {
+    /// The object where it is there.
+    pub fn get(&self) -> Option<&T> {
+        match self {
+            Self::At(object) => Some(object),
+            Self::Unknown(_) | Self::Absent => None,
+        }
+    }
+
+    /// Whether it is known not to be there.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+/// The Rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RolloutView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub version: String,
+    /// Its generation.
+    pub generation: i64,
+    /// Whether somebody deleted it.
+    pub deleting: bool,
+    /// Whether it carries our finalizer.
+    pub finalizer: bool,
+    /// Its finalizers, all of them.
+    pub finalizers: Vec<String>,
+    /// A person's command: as parsed, or the text that could not be.
+    pub command: Option<Result<Command, String>>,
+    /// What the user wrote.
+    pub spec: RolloutSpec,
+    /// What was committed.
+    pub status: RolloutStatus,
+}
+
+/// A Deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkloadView {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub version: String,
+    /// Its generation.
+    pub generation: i64,
+    /// The generation that its controller has seen.
+    pub observed_generation: i64,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// The value of the annotation `stepgate.dev/hold`.
+    pub hold: Option<String>,
+    /// The value of the label `stepgate.dev/rollout`.
+    pub rollout: Option<String>,
+    /// The value of the label `stepgate.dev/run` in its template.
+    pub run: Option<String>,
+    /// The digest of its template.
+    pub template: Digest,
+    /// Pods asked for.
+    pub replicas: i32,
+    /// Pods there are.
+    pub current: i32,
+    /// Pods of the present template.
+    pub updated: i32,
+    /// Pods available.
+    pub available: i32,
+}
+
+impl WorkloadView {
+    /// Whether every pod is of the present template and available.
+    pub fn is_rolled_out(&self) -> bool {
+        self.observed_generation >= self.generation
+            && self.updated == self.replicas
+            && self.current == self.replicas
+            && self.available >= self.replicas
+    }
+}
+
+/// An object that Stepgate made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedView {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The value of the label `stepgate.dev/canary-of`.
+    pub canary_of: Option<String>,
+    /// The run that it selects or carries.
+    pub run: Option<String>,
+}
+
+/// A recorded PodTemplate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateView {
+    /// Its uid.
+    pub uid: String,
+    /// The digest of its template.
+    pub digest: Digest,
+}
+
+/// A ReplicaSet of the Deployment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaSetView {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The uid of the Deployment that controls it.
+    pub owner: Option<String>,
+    /// Pods there are.
+    pub replicas: i32,
+    /// Its template, as read.
+    pub template: Value,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteView {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// Its resourceVersion.
+    pub version: String,
+    /// Its generation.
+    pub generation: i64,
+    /// Whether it has annotations at all (a JSON Patch cannot add to a map that is not there).
+    pub annotated: bool,
+    /// The value of the annotation `stepgate.dev/run`.
+    pub run: Option<String>,
+    /// Its rules.
+    pub rules: Vec<RuleView>,
+    /// What its parents say of it.
+    pub parents: Vec<ParentView>,
+}
+
+/// A rule of a route.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleView {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its backendRefs, as read.
+    pub backend_refs: Vec<Value>,
+}
+
+/// What a parent says of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentView {
+    /// The parent, as `namespace/name` with section and port where given.
+    pub parent: String,
+    /// The controller that wrote this.
+    pub controller: String,
+    /// The generation at which it reports `Accepted` and `ResolvedRefs`; none where one of them is not true.
+    pub accepted: Option<i64>,
+    /// What it says where it does not accept.
+    pub message: String,
+}
+
+/// What only a list can tell: read when a decision needs it, and never kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Survey {
+    /// The Deployment, whole, as read.
+    pub workload: Value,
+    /// The Services of the namespace.
+    pub services: Vec<ServiceView>,
+    /// The NetworkPolicies of the namespace, with the labels that they select by.
+    pub network_policies: Vec<SelectorView>,
+    /// The PodDisruptionBudgets of the namespace, with the labels that they select by.
+    pub disruption_budgets: Vec<SelectorView>,
+    /// The names of the metrics sources that the administrator set up.
+    pub sources: Vec<String>,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// The value of the label `stepgate.dev/canary-of`.
+    pub canary_of: Option<String>,
+    /// What it selects by.
+    pub selector: BTreeMap<String, String>,
+    /// Its spec, as read.
+    pub spec: Value,
+}
+
+/// Something that selects pods by labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectorView {
+    /// Its name.
+    pub name: String,
+    /// The label keys it selects by.
+    pub keys: Vec<String>,
+}
+
+/// Whether the metrics source answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SourceHealth {
+    /// It has not been asked yet.
+    #[default]
+    Untried,
+    /// The last answer was one.
+    Answers,
+    /// It does not answer: since when, and what it said.
+    Down {
+        /// Since when.
+        since: Timestamp,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// Which counts are wanted: the shell reads them on the grid, from `from` on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// The run they are for.
+    pub run: String,
+    /// Intervals that end after this, in Unix seconds.
+    pub from: i64,
+    /// The length of an interval in seconds.
+    pub interval: u32,
+    /// The metrics source.
+    pub source: String,
+    /// The set of queries.
+    pub provider: ProviderName,
+    /// What tells the two versions apart.
+    pub arms: Arms,
+}
+
+/// What tells the requests of the two versions apart, for any provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arms {
+    /// The namespace.
+    pub namespace: String,
+    /// The user's Service.
+    pub stable_service: String,
+    /// The canary's Service.
+    pub canary_service: String,
+    /// The port of both.
+    pub port: i32,
+    /// Stable's ReplicaSet.
+    pub stable_replica_set: String,
+    /// The canary's Deployment.
+    pub canary_deployment: String,
+}

@@ -1,0 +1,64 @@
+//! Every constant of a rollout's life in one place: the operator's flags set them, tests scale them.
+
+use stepgate_crds::units::Span;
+
+/// The constants of a rollout's life. `Default` has the values that the documentation states.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// The bake of a step that does not say its own.
+    pub bake: Span,
+    /// How long after acceptance a weight is in force, where the Rollout does not say.
+    pub settle: Span,
+    /// How long canary pods stay after weight 0 was accepted, where the Rollout does not say.
+    pub drain: Span,
+    /// The length of an interval of the counts, where the Rollout does not say.
+    pub interval: Span,
+    /// How long a run waits for pods or a gateway, where the Rollout does not say.
+    pub progress_deadline: Span,
+    /// How often the metrics source scrapes.
+    pub scrape: Span,
+    /// How long after the end of an interval its counts are complete, beside `scrape`.
+    pub lag: Span,
+    /// The least time between two refreshes of a status in which nothing but numbers changed.
+    pub refresh: Span,
+    /// How long until the world is looked at again for something that no watch reports.
+    pub mend: Span,
+    /// How many intervals, after weight 0 and `drain`, may still show requests to the canary before its pods go all the same.
+    pub quiet_intervals: u32,
+    /// How many ended runs the history keeps.
+    pub history: usize,
+    /// The dispersion that evidence is divided by where stable's history does not tell it.
+    pub phi: f64,
+    /// The tolerated share of bad requests, where the Rollout does not say.
+    pub max_error_rate: f64,
+    /// The weights of the steps, where the Rollout does not say.
+    pub ladder: Vec<i32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            bake: Span::seconds(60),
+            settle: Span::seconds(5),
+            drain: Span::seconds(30),
+            interval: Span::seconds(30),
+            progress_deadline: Span::seconds(600),
+            scrape: Span::seconds(15),
+            lag: Span::seconds(2),
+            refresh: Span::seconds(60),
+            mend: Span::seconds(5),
+            quiet_intervals: 4,
+            history: 10,
+            phi: 2.0,
+            max_error_rate: 0.01,
+            ladder: vec![10, 30, 50, 100],
+        }
+    }
+}
+
+impl Limits {
+    /// How long after its end an interval's counts can be read.
+    pub fn readable_after(&self) -> Span {
+        Span::millis(u64::try_from(self.scrape.as_millis() + self.lag.as_millis()).unwrap_or(0))
+    }
+}

@@ -1,0 +1,122 @@
+//! `next`: the one place where it is decided what follows. Total and deterministic; deletion is an input, not a second path.
+//!
+//! The order within a pass: a person's command, then what ends a run from outside (deletion, another workload, another template),
+//! then the state itself, which judges failure before its goal and its goal before its deadline.
+
+use stepgate_crds::status::{Found, Outcome, Run, RunState};
+
+use crate::{
+    command,
+    input::{Input, Seen},
+    plan::Plan,
+    report::{self, Said},
+    rest,
+    side::{self, Side},
+    state::{self, Pass},
+};
+
+/// What follows from the world as it was observed.
+pub fn next(input: &Input<'_>) -> Plan {
+    if let Some(plan) = command::next(input) {
+        return plan;
+    }
+    let status = &input.rollout.status;
+    match (&status.run, &status.found) {
+        (Some(run), Some(found)) => run_next(input, run, found),
+        // A run without what was found for it cannot have been written by us: nothing can be managed by it.
+        (Some(_) | None, _) => rest::next(input),
+    }
+}
+
+fn run_next(input: &Input<'_>, run: &Run, found: &Found) -> Plan {
+    let pass = Pass { input, run, found };
+    if let Some(plan) = take_over(&pass) {
+        return plan;
+    }
+    if let Some(plan) = ended_from_outside(&pass) {
+        return plan;
+    }
+    match &run.state {
+        RunState::Preparing { .. } => state::preparing::next(&pass),
+        RunState::Stepping { .. } => state::stepping::next(&pass),
+        RunState::Paused { why, .. } => state::paused::next(&pass, *why),
+        RunState::Promoting { .. } => state::promoting::next(&pass),
+        RunState::Returning { .. } => state::returning::next(&pass),
+        RunState::RollingBack { cause, then, .. } => state::rolling_back::next(&pass, cause, *then),
+        RunState::Draining { cause, then, .. } => state::draining::next(&pass, cause.as_ref(), *then),
+    }
+}
+
+/// A new leader: the time without one does not count for deadlines.
+fn take_over(pass: &Pass<'_>) -> Option<Plan> {
+    let (input, run) = (pass.input, pass.run);
+    if run.term == input.term {
+        return None;
+    }
+    let mut run = Run {
+        term: input.term,
+        ..run.clone()
+    };
+    let shift = |since: &mut stepgate_crds::units::Timestamp| *since = since.after(input.absent).min(input.now);
+    match &mut run.state {
+        RunState::Preparing { since }
+        | RunState::Stepping { since }
+        | RunState::Promoting { since }
+        | RunState::Returning { since } => {
+            shift(since);
+        }
+        // A pause has no deadline, and the other two wait for the world, whoever leads.
+        RunState::Paused { .. } | RunState::RollingBack { .. } | RunState::Draining { .. } => {}
+    }
+    let status = &input.rollout.status;
+    let said = Said::passing(
+        pass.phase(),
+        reason_of(status),
+        status.message.clone().unwrap_or_default(),
+    );
+    Some(pass.commit(run, &said, None))
+}
+
+/// The reason that stands in the status already.
+fn reason_of(status: &stepgate_crds::RolloutStatus) -> &'static str {
+    const KNOWN: [&str; 3] = ["Draining", "RollingBack", "Promoting"];
+    let stands = report::condition(status, "Ready").map_or("", |condition| condition.reason.as_str());
+    KNOWN.into_iter().find(|known| *known == stands).unwrap_or("TakenOver")
+}
+
+/// What ends a run while stable is the whole side. From the un-pause on the promotion is brought to its end first.
+fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
+    let (input, run) = (pass.input, pass.run);
+    let ending = matches!(run.state, RunState::RollingBack { .. } | RunState::Draining { .. });
+    if ending || side::whole(&run.state) == Side::Canary {
+        return None;
+    }
+    if input.rollout.deleting {
+        return Some(pass.roll_back(None, Outcome::Deleted, "Deleted", "the Rollout was deleted".to_owned()));
+    }
+    let stable = input.rollout.status.stable.as_ref();
+    let Seen::At(workload) = input.workload else {
+        return pass.workload_is_absent().then(|| {
+            let said = Said::stalled(
+                pass.phase(),
+                "WorkloadMissing",
+                "the Deployment is gone: the canary serves on at its weight",
+            );
+            pass.wait(None, &said, None)
+        });
+    };
+    if stable.is_some_and(|stable| stable.workload_uid != workload.uid) {
+        let why = format!("Deployment {} was made anew", workload.name);
+        return Some(pass.roll_back(None, Outcome::Replaced, "WorkloadReplaced", why));
+    }
+    let recorded = |name: &str| input.templates.get(name).map(|template| template.digest);
+    if stable.is_some_and(|stable| recorded(&stable.template) == Some(workload.template)) {
+        let why = "the Deployment's template is stable's again".to_owned();
+        return Some(pass.roll_back(None, Outcome::Reverted, "TemplatePutBack", why));
+    }
+    let newer = recorded(&run.revision).is_some_and(|revision| revision != workload.template);
+    newer.then(|| {
+        let why = "a newer template came before this one was through".to_owned();
+        pass.roll_back(None, Outcome::Superseded, "NewTemplate", why)
+    })
+}

@@ -1,0 +1,174 @@
+//! Turns a decision into what a person and `kubectl wait` read: phase, message, conditions, Events. And decides when numbers alone
+//! are worth a write.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use stepgate_crds::{
+    RolloutStatus,
+    status::{Note, Phase},
+    units::Timestamp,
+};
+
+use crate::{
+    input::Input,
+    plan::{Plan, Wake},
+};
+
+/// What is to be said of a Rollout now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Where it is.
+    pub phase: Phase,
+    /// One word for conditions: what it waits for, or why it cannot go on.
+    pub reason: &'static str,
+    /// In words and numbers.
+    pub message: String,
+    /// Whether only a person (or a repair of the world) can help.
+    pub stalled: bool,
+    /// Whether a person would want to see this reason at once, and not with the next refresh.
+    pub urgent: bool,
+}
+
+impl Said {
+    /// Something that passes by itself.
+    pub fn passing(phase: Phase, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            phase,
+            reason,
+            message: message.into(),
+            stalled: false,
+            urgent: false,
+        }
+    }
+
+    /// Something that a person should see at once.
+    pub fn urgent(phase: Phase, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            urgent: true,
+            ..Self::passing(phase, reason, message)
+        }
+    }
+
+    /// Something that does not pass by itself.
+    pub fn stalled(phase: Phase, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            stalled: true,
+            ..Self::urgent(phase, reason, message)
+        }
+    }
+}
+
+/// The status with everything that is derived from its state brought up to date.
+pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> RolloutStatus {
+    status.observed_generation = Some(input.rollout.generation);
+    status.phase = Some(said.phase);
+    status.message = Some(said.message.clone());
+    status.step = status.run.as_ref().map(|run| {
+        format!(
+            "{}/{}",
+            (run.step + 1).min(i32::try_from(run.spec.steps.len()).unwrap_or(i32::MAX)),
+            run.spec.steps.len()
+        )
+    });
+    status.weight = status.run.as_ref().map(|run| run.accepted_weight);
+    if let Some(run) = &mut status.run {
+        run.refreshed = input.now;
+    }
+    let ready = said.phase == Phase::Healthy;
+    let at_rest = matches!(said.phase, Phase::Healthy | Phase::Failed | Phase::Blocked);
+    for (kind, holds) in [("Ready", ready), ("Reconciling", !at_rest), ("Stalled", said.stalled)] {
+        set_condition(&mut status.conditions, kind, holds, said, input);
+    }
+    status
+}
+
+/// A status to be committed, with an Event where there is something to tell.
+pub fn commit(status: RolloutStatus, input: &Input<'_>, said: &Said, note: Option<Note>) -> Plan {
+    let mut status = say(status, input, said);
+    if note.is_some() {
+        status.note = note;
+    }
+    Plan::Commit(Box::new(status))
+}
+
+/// An Event's content; its id is unique by the time of the decision.
+pub fn note(input: &Input<'_>, warning: bool, reason: &str, text: impl Into<String>) -> Note {
+    Note {
+        id: format!("{:x}", input.now.as_millis()),
+        warning,
+        reason: reason.to_owned(),
+        text: text.into(),
+    }
+}
+
+/// Waits, and writes what changed first where it is worth a write: at once for what a person would want to see, else once in
+/// `Limits::refresh`. `status` is the committed one with the newest numbers.
+pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wake) -> Plan {
+    let committed = &input.rollout.status;
+    let told = say(status, input, said);
+    if same(&told, committed) {
+        return Plan::Wait(wake);
+    }
+    let reason = |status: &RolloutStatus| condition(status, "Ready").map(|condition| condition.reason.clone());
+    let news = told.phase != committed.phase
+        || told.observed_generation != committed.observed_generation
+        || condition(&told, "Stalled").map(|c| &c.status) != condition(committed, "Stalled").map(|c| &c.status)
+        || (reason(&told) != reason(committed) && said.urgent)
+        || committed.run.is_none();
+    let due = committed
+        .run
+        .as_ref()
+        .map_or(input.now, |run| run.refreshed.after(input.limits.refresh));
+    if news || input.now >= due {
+        return Plan::Commit(Box::new(told));
+    }
+    wake.at = Some(wake.at.map_or(due, |at| at.min(due)));
+    Plan::Wait(wake)
+}
+
+/// The condition of this type.
+pub fn condition<'s>(status: &'s RolloutStatus, kind: &str) -> Option<&'s Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// The earlier of two wakes.
+pub fn earlier(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
+    Some(one.map_or(other, |one| one.min(other)))
+}
+
+/// Equal but for the time of writing.
+fn same(one: &RolloutStatus, other: &RolloutStatus) -> bool {
+    let refreshed = |status: &RolloutStatus| status.run.as_ref().map(|run| run.refreshed);
+    if refreshed(one) == refreshed(other) {
+        return one == other;
+    }
+    let mut one = one.clone();
+    if let (Some(run), Some(other)) = (&mut one.run, &other.run) {
+        run.refreshed = other.refreshed;
+    }
+    &one == other
+}
+
+fn set_condition(conditions: &mut Vec<Condition>, kind: &str, holds: bool, said: &Said, input: &Input<'_>) {
+    let status = if holds { "True" } else { "False" };
+    // A condition's message has at most 32,768 characters; ours are sentences.
+    let new = |since: Time| Condition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: said.reason.to_owned(),
+        message: said.message.clone(),
+        observed_generation: Some(input.rollout.generation),
+        last_transition_time: since,
+    };
+    let now = || Time(jiff::Timestamp::from_second(input.now.as_millis().div_euclid(1_000)).unwrap_or_default());
+    match conditions.iter_mut().find(|condition| condition.type_ == kind) {
+        Some(condition) => {
+            let since = if condition.status == status {
+                condition.last_transition_time.clone()
+            } else {
+                now()
+            };
+            *condition = new(since);
+        }
+        None => conditions.push(new(now())),
+    }
+}

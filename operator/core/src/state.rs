@@ -1,0 +1,378 @@
+//! A run: one file a state. Each takes the pass and returns what follows.
+//!
+//! What all of them share stands here: the run as it would be committed next, what the counts say, and the ways to end a run.
+
+pub mod draining;
+pub mod paused;
+pub mod preparing;
+pub mod promoting;
+pub mod returning;
+pub mod rolling_back;
+pub mod stepping;
+
+use stepgate_crds::{
+    RolloutStatus,
+    evidence::Evidence,
+    rollout::ProviderName,
+    status::{Cause, Found, InForce, MetricReport, Note, Outcome, Phase, Run, RunState},
+    units::{Span, Timestamp},
+};
+
+use crate::{
+    canary,
+    input::{Arms, Input, RouteView, Seen, SourceHealth, Window},
+    plan::{Effect, Plan, Wake},
+    report::{self, Said},
+    route::{self, Managed, Position},
+    verdict::{self, Judgement, MetricSettings, Moment, Settings, Verdict},
+};
+
+/// One look at a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'a> {
+    /// The world.
+    pub input: &'a Input<'a>,
+    /// The run as committed.
+    pub run: &'a Run,
+    /// What was found at its start.
+    pub found: &'a Found,
+}
+
+impl<'a> Pass<'a> {
+    /// The phase that people read for this run's state.
+    pub fn phase(&self) -> Phase {
+        match self.run.state {
+            RunState::Preparing { .. } => Phase::Preparing,
+            RunState::Stepping { .. } => Phase::Stepping,
+            RunState::Paused { .. } => Phase::Paused,
+            RunState::Promoting { .. } => Phase::Promoting,
+            RunState::Returning { .. } => Phase::Returning,
+            RunState::RollingBack { .. } => Phase::RollingBack,
+            RunState::Draining { .. } => Phase::Draining,
+        }
+    }
+
+    /// Since when the run is in its state.
+    pub fn since(&self) -> Timestamp {
+        match self.run.state {
+            RunState::Preparing { since }
+            | RunState::Stepping { since }
+            | RunState::Paused { since, .. }
+            | RunState::Promoting { since }
+            | RunState::Returning { since }
+            | RunState::RollingBack { since, .. }
+            | RunState::Draining { since, .. } => since,
+        }
+    }
+
+    /// When the run has been in its state for as long as it may wait.
+    pub fn deadline(&self) -> Timestamp {
+        let spec = &self.input.rollout.spec;
+        self.since()
+            .after(spec.progress_deadline.unwrap_or(self.input.limits.progress_deadline))
+    }
+
+    /// Whether that moment has come.
+    pub fn is_overdue(&self) -> bool {
+        self.input.now >= self.deadline()
+    }
+
+    /// The managed rules of a route.
+    fn managed(&self, name: &str) -> Managed<'a> {
+        let routes = &self.input.rollout.spec.traffic.routes;
+        let rules = routes
+            .iter()
+            .find(|route| route.name == name)
+            .and_then(|route| route.rules.as_deref());
+        route::managed(self.found, rules)
+    }
+
+    /// The routes that are there.
+    fn routes(&self) -> impl Iterator<Item = &'a RouteView> + use<'a> {
+        self.input.routes.iter().filter_map(|(_, seen)| seen.get())
+    }
+
+    /// What it takes to bring every route to the run's weight, under the mark of its present intent. Empty where all are there.
+    ///
+    /// A route without the canary's backendRef is at weight 0 already: nothing is added to it on the way back.
+    pub fn weight_effects(&self) -> Vec<Effect> {
+        let mark = route::mark(self.run);
+        let backward = matches!(self.run.state, RunState::RollingBack { .. } | RunState::Draining { .. });
+        self.routes()
+            .filter_map(|view| {
+                let managed = self.managed(&view.name);
+                match managed.position(view) {
+                    Position::Without if backward && view.run.is_none() => None,
+                    Position::Weight(weight) if weight == self.run.weight && view.run.as_ref() == Some(&mark) => None,
+                    _ => Some(managed.set_weight(view, self.run.weight, &mark)),
+                }
+            })
+            .collect()
+    }
+
+    /// Whether every route stands at the weight that is in force; what somebody changed by hand does not.
+    pub fn is_at_weight(&self) -> bool {
+        self.weight_effects().is_empty()
+    }
+
+    /// The parents that have not accepted the routes as they are.
+    pub fn pending_parents(&self) -> Vec<String> {
+        self.routes()
+            .flat_map(|view| route::pending(view, &self.found.parents))
+            .collect()
+    }
+
+    /// What it takes to make every route what it was before the run.
+    pub fn restore_effects(&self) -> Vec<Effect> {
+        self.routes()
+            .filter_map(|view| self.managed(&view.name).restore(view, &self.run.original))
+            .collect()
+    }
+
+    /// The canary's Deployment, where it is this run's.
+    pub fn canary(&self) -> Option<&'a crate::input::WorkloadView> {
+        self.input
+            .canary
+            .get()
+            .filter(|canary| canary.run.as_ref() == Some(&self.run.id))
+    }
+
+    /// The largest size that stable had in this run.
+    pub fn base(&self) -> i32 {
+        let stable = self.input.workload.get().map_or(0, |workload| workload.replicas);
+        self.run.base.max(stable)
+    }
+
+    /// How many canary pods a weight takes.
+    pub fn size(&self, weight: i32) -> i32 {
+        canary::size(self.base(), weight)
+    }
+
+    /// The run with its intent raised by one, at this weight and in this state.
+    pub fn intend(&self, weight: i32, state: RunState) -> Run {
+        Run {
+            seq: self.run.seq.saturating_add(1),
+            weight,
+            state,
+            base: self.base(),
+            ..self.run.clone()
+        }
+    }
+
+    /// The run with the present intent in force from now on.
+    pub fn accepted(&self, evidence: Evidence) -> Run {
+        Run {
+            accepted_weight: self.run.weight,
+            in_force: Some(InForce {
+                seq: self.run.seq,
+                step: self.run.step,
+                weight: self.run.weight,
+                since: self.input.now,
+            }),
+            evidence,
+            ..self.run.clone()
+        }
+    }
+
+    /// Whether the present intent was accepted.
+    pub fn in_force(&self) -> Option<&'a InForce> {
+        self.run.in_force.as_ref().filter(|force| force.seq == self.run.seq)
+    }
+
+    /// Commits the run in its next form.
+    pub fn commit(&self, run: Run, said: &Said, note: Option<Note>) -> Plan {
+        report::commit(self.with(run), self.input, said, note)
+    }
+
+    /// Waits, with the counts brought up to date.
+    pub fn wait(&self, judgement: Option<&Judgement>, said: &Said, at: Option<Timestamp>) -> Plan {
+        let mut status = self.with(self.run.clone());
+        if let Some(judgement) = judgement {
+            self.record(&mut status, judgement);
+        }
+        report::wait(
+            status,
+            self.input,
+            said,
+            Wake {
+                at,
+                window: self.window(),
+                ..Wake::default()
+            },
+        )
+    }
+
+    /// Takes the run back to stable.
+    pub fn roll_back(&self, judgement: Option<&Judgement>, then: Outcome, reason: &str, detail: String) -> Plan {
+        let text = format!("{reason}: {detail}");
+        let cause = Cause {
+            reason: reason.to_owned(),
+            detail,
+        };
+        let run = self.intend(
+            0,
+            RunState::RollingBack {
+                since: self.input.now,
+                cause,
+                then,
+            },
+        );
+        let mut status = self.with(run);
+        if let Some(judgement) = judgement {
+            self.record(&mut status, judgement);
+        }
+        let said = Said::passing(Phase::RollingBack, "RollingBack", text.clone());
+        let note = report::note(self.input, then == Outcome::Failed, "RollingBack", text);
+        report::commit(status, self.input, &said, Some(note))
+    }
+
+    /// The status with this run in place of the committed one.
+    pub fn with(&self, run: Run) -> RolloutStatus {
+        RolloutStatus {
+            run: Some(run),
+            ..self.input.rollout.status.clone()
+        }
+    }
+
+    /// The parameters of this run's verdict.
+    pub fn settings(&self) -> Settings {
+        let errors = MetricSettings {
+            max: self.run.spec.max_error_rate.get(),
+            ..MetricSettings::errors()
+        };
+        Settings {
+            phi: self.run.spec.phi,
+            check_share: self.found.provider != ProviderName::Pods,
+            ..Settings::new(vec![errors], u32::try_from(self.run.spec.steps.len()).unwrap_or(1))
+        }
+    }
+
+    /// What the counts say, by the weight that is in force. None before any was.
+    pub fn judge(&self) -> Option<Judgement> {
+        let force = self.run.in_force.as_ref()?;
+        let limits = self.input.limits;
+        let certain = self.run.spec.settle.max(limits.readable_after());
+        let unavailable = match self.input.source {
+            SourceHealth::Down { why, .. } => Some(why.clone()),
+            SourceHealth::Untried | SourceHealth::Answers => None,
+        };
+        let moment = Moment {
+            step: u32::try_from(force.step).unwrap_or(0),
+            weight_percent: u32::try_from(force.weight).unwrap_or(0),
+            // A grid point at the moment of acceptance itself has nothing of what came after.
+            accepted: Some(force.since.as_millis().div_euclid(1_000)),
+            counts_from: force.since.after(certain).ceil_seconds(),
+            paused: self.pause_hour(),
+            promoting: matches!(self.run.state, RunState::Promoting { .. } | RunState::Returning { .. }),
+            unavailable,
+        };
+        Some(verdict::judge(
+            &self.run.evidence,
+            self.input.samples,
+            &self.settings(),
+            &moment,
+            self.input.restarts,
+        ))
+    }
+
+    /// The failed verdict, where there is one.
+    pub fn failure(judgement: Option<&Judgement>) -> Option<String> {
+        match judgement.map(|judgement| &judgement.verdict) {
+            Some(verdict @ Verdict::Fail(_)) => Some(verdict.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The hour of pauses that the run is in, counted from 1.
+    pub fn pause_hour(&self) -> Option<u32> {
+        match self.run.state {
+            RunState::Paused { since, .. } => {
+                let hours = self.input.now.since(since).as_millis() / Span::seconds(3_600).as_millis();
+                u32::try_from(i64::from(self.run.pause_hours) + hours + 1).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Which counts this run lives on; none before any weight was in force.
+    pub fn window(&self) -> Option<Window> {
+        self.run.in_force.as_ref().filter(|_| self.run.evidence.through > 0)?;
+        Some(Window {
+            run: self.run.id.clone(),
+            from: self.run.evidence.through,
+            interval: interval_seconds(self.run.spec.interval),
+            source: self.run.spec.source.clone(),
+            provider: self.found.provider,
+            arms: Arms {
+                namespace: self.input.rollout.namespace.clone(),
+                stable_service: self.found.stable_service.clone(),
+                canary_service: self.found.canary_service.clone(),
+                port: self.found.port,
+                stable_replica_set: self
+                    .input
+                    .rollout
+                    .status
+                    .stable
+                    .as_ref()
+                    .map(|stable| stable.replica_set.clone())
+                    .unwrap_or_default(),
+                canary_deployment: canary::name(&self.input.rollout.spec.workload.name),
+            },
+        })
+    }
+
+    /// Evidence at the first weight of the run: counts begin with the interval that acceptance falls into.
+    pub fn first_evidence(&self) -> Evidence {
+        let interval = i64::from(interval_seconds(self.run.spec.interval));
+        let now = self.input.now.as_millis().div_euclid(1_000);
+        verdict::begin(&self.settings(), now - now.rem_euclid(interval))
+    }
+
+    /// Puts what was judged into a status.
+    pub fn record(&self, status: &mut RolloutStatus, judgement: &Judgement) {
+        let verdict = &judgement.verdict;
+        status.verdict = Some(match verdict {
+            Verdict::Pass | Verdict::Fail(_) => verdict.name().to_owned(),
+            Verdict::Retreat(_) | Verdict::Hold(_) => verdict.reason().to_owned(),
+        });
+        if let Some(run) = &mut status.run {
+            run.evidence = judgement.evidence.clone();
+            run.metrics = judgement.explanations.iter().map(metric_report).collect();
+        }
+    }
+
+    /// Whether the Deployment is known to be gone.
+    pub fn workload_is_absent(&self) -> bool {
+        matches!(self.input.workload, Seen::Absent)
+    }
+}
+
+/// The length of an interval in whole seconds.
+pub fn interval_seconds(interval: Span) -> u32 {
+    u32::try_from(interval.as_millis() / 1_000).unwrap_or(u32::MAX).max(1)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "counts stay below 2^53")]
+fn metric_report(explanation: &verdict::MetricExplanation) -> MetricReport {
+    let total = explanation.canary.requests + explanation.stable.requests;
+    // Three decimals are enough for people, and the same numbers give the same bytes.
+    let round = |value: f64| {
+        if value.is_finite() {
+            (value * 1_000.0).round() / 1_000.0
+        } else {
+            0.0
+        }
+    };
+    MetricReport {
+        name: explanation.name.clone(),
+        canary_requests: explanation.canary.requests as i64,
+        canary_bad: explanation.canary.bad as i64,
+        stable_requests: explanation.stable.requests as i64,
+        stable_bad: explanation.stable.bad as i64,
+        measured_weight: (total > 0.0).then(|| round(explanation.canary.requests / total * 100.0)),
+        fail_evidence: round(explanation.ln_relative.max(explanation.ln_absolute)),
+        fail_threshold: round(explanation.threshold_fail),
+        pass_evidence: round(explanation.ln_pass),
+        pass_threshold: round(explanation.threshold_pass),
+    }
+}

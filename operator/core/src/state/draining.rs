@@ -1,0 +1,184 @@
+//! Draining: weight 0 is in force. After the drain, and one interval without a request to the canary where that can be measured, the
+//! route becomes what the user wrote, and then the canary's objects go.
+
+use stepgate_crds::{
+    RolloutStatus,
+    status::{Cause, Failed, Outcome, Past, Phase},
+    units::{Span, Timestamp},
+};
+
+use super::{Pass, interval_seconds};
+use crate::{
+    input::{Seen, SourceHealth},
+    plan::{Effect, Kind, Plan},
+    report::{self, Said},
+    verdict::Observation,
+};
+
+/// What follows from a run whose canary has no traffic.
+pub fn next(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
+    let input = pass.input;
+    let drained = pass.since().after(pass.run.spec.drain);
+    if input.now < drained {
+        // Until the route is restored somebody may still send traffic to the canary by hand.
+        let effects = pass.weight_effects();
+        if !effects.is_empty() {
+            return Plan::Act(effects);
+        }
+        return wait(
+            pass,
+            "Draining",
+            format!("the canary's pods stay until {drained}"),
+            Some(drained),
+        );
+    }
+    if let Some(until) = noisy_until(pass, drained)
+        && input.now < until
+    {
+        return wait(
+            pass,
+            "Draining",
+            "requests to the canary are still being counted".to_owned(),
+            Some(until),
+        );
+    }
+    let effects = pass.restore_effects();
+    if !effects.is_empty() {
+        return Plan::Act(effects);
+    }
+    let pending = pass.pending_parents();
+    if !pending.is_empty() && !removed(pass) {
+        let message = format!(
+            "the route without the canary is not accepted yet by {}; its pods stay",
+            pending.join(", ")
+        );
+        let late = pass.is_overdue();
+        let said = if late {
+            Said::stalled(Phase::Draining, "RouteNotAccepted", message)
+        } else {
+            Said::passing(Phase::Draining, "RouteNotAccepted", message)
+        };
+        return pass.wait(None, &said, (!late).then(|| pass.deadline()));
+    }
+    let mut effects = Vec::new();
+    if let Seen::At(canary) = input.canary
+        && canary.rollout.is_none()
+    {
+        effects.push(Effect::delete(Kind::Deployment, &canary.name, &canary.uid));
+    }
+    if let Seen::At(service) = input.canary_service {
+        effects.push(Effect::delete(Kind::Service, &service.name, &service.uid));
+    }
+    if effects.is_empty() {
+        end(pass, cause, then)
+    } else {
+        Plan::Act(effects)
+    }
+}
+
+fn wait(pass: &Pass<'_>, reason: &'static str, message: String, at: Option<Timestamp>) -> Plan {
+    pass.wait(None, &Said::passing(Phase::Draining, reason, message), at)
+}
+
+/// Whether both objects of the canary are gone.
+fn removed(pass: &Pass<'_>) -> bool {
+    pass.input.canary.is_absent() && pass.input.canary_service.is_absent()
+}
+
+/// Until when to wait for an interval without canary requests: none where one was seen, or where it cannot be measured.
+fn noisy_until(pass: &Pass<'_>, drained: Timestamp) -> Option<Timestamp> {
+    let input = pass.input;
+    if pass
+        .run
+        .in_force
+        .as_ref()
+        .is_none_or(|force| pass.run.evidence.through == 0 || force.weight != 0)
+        || matches!(input.source, SourceHealth::Down { .. } | SourceHealth::Untried)
+    {
+        return None;
+    }
+    let interval = interval_seconds(pass.run.spec.interval);
+    let zero_since = pass.since().ceil_seconds();
+    let quiet = input.samples.iter().any(|sample| {
+        sample.end - i64::from(sample.seconds) >= zero_since
+            && sample.metrics.iter().all(|metric| match metric {
+                Observation::Counts(counts) => counts.canary.requests < 0.5,
+                Observation::CanarySilent { .. } | Observation::Silent => true,
+                Observation::Error(_) => false,
+            })
+    });
+    if quiet {
+        return None;
+    }
+    let patience = u64::from(interval) * u64::from(input.limits.quiet_intervals);
+    Some(
+        drained
+            .after(Span::seconds(patience))
+            .after(input.limits.readable_after()),
+    )
+}
+
+/// The run is over.
+fn end(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
+    let (input, run) = (pass.input, pass.run);
+    let mut status = RolloutStatus {
+        run: None,
+        verdict: None,
+        ..input.rollout.status.clone()
+    };
+    status.history.insert(
+        0,
+        Past {
+            run: run.id.clone(),
+            started: run.started,
+            ended: input.now,
+            outcome: then,
+            reason: cause.map(|cause| cause.reason.clone()),
+        },
+    );
+    status.history.truncate(input.limits.history);
+    let why = cause.map_or_else(String::new, |cause| format!("{}: {}", cause.reason, cause.detail));
+    let (said, note) = match then {
+        Outcome::Promoted => {
+            status.failed = None;
+            let text = format!("run {}: the new version is the stable one", run.id);
+            (
+                Said::passing(Phase::Healthy, "Promoted", text.clone()),
+                Some(report::note(input, false, "Promoted", text)),
+            )
+        }
+        Outcome::Failed => {
+            status.verdict = Some("Fail".to_owned());
+            let cause = cause.cloned().unwrap_or_else(|| Cause {
+                reason: "Unknown".to_owned(),
+                detail: String::new(),
+            });
+            status.failed = Some(Failed {
+                run: run.id.clone(),
+                template: run.revision.clone(),
+                cause,
+            });
+            let text = failed_message(&input.rollout.name, &why);
+            (
+                Said::stalled(Phase::Failed, "Failed", text.clone()),
+                Some(report::note(input, true, "RolledBack", text)),
+            )
+        }
+        Outcome::Superseded | Outcome::Reverted | Outcome::Replaced | Outcome::Deleted => (
+            Said::passing(
+                Phase::Healthy,
+                then.as_str(),
+                format!("run {} has ended ({why})", run.id),
+            ),
+            None,
+        ),
+    };
+    report::commit(status, input, &said, note)
+}
+
+/// What is said of a failed version.
+pub fn failed_message(rollout: &str, why: &str) -> String {
+    format!(
+        "the new version failed, stable serves ({why}); ship another version, put the old template back, or: kubectl stepgate retry {rollout}"
+    )
+}

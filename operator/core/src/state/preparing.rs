@@ -1,0 +1,133 @@
+//! Preparing: records the new template, makes the canary's Service and Deployment, gives the route its backendRef at weight 0, and
+//! waits until the pods of this run are ready for the first step.
+
+use stepgate_crds::status::{Outcome, Phase, RunState};
+
+use super::Pass;
+use crate::{
+    canary,
+    input::Seen,
+    plan::{Effect, Kind, Need, Plan},
+    report::{self, Said},
+    template::digest,
+};
+
+/// What follows from a run that is being prepared.
+pub fn next(pass: &Pass<'_>) -> Plan {
+    let (input, run) = (pass.input, pass.run);
+    if let Some(why) = super::stepping::failing_restarts(pass) {
+        return pass.roll_back(None, Outcome::Failed, "CanaryRestarts", why);
+    }
+    if pass.is_overdue() {
+        let ready = input.canary_ready;
+        return pass.roll_back(
+            None,
+            Outcome::Failed,
+            "ProgressDeadline",
+            format!(
+                "the canary had {ready} of {} ready pods by the deadline, and the route's parents pending were [{}]",
+                pass.size(first_weight(pass)),
+                pass.pending_parents().join(", ")
+            ),
+        );
+    }
+    if let Some(plan) = make(pass) {
+        return plan;
+    }
+    let effects = pass.weight_effects();
+    if !effects.is_empty() {
+        return Plan::Act(effects);
+    }
+    let needed = pass.size(first_weight(pass));
+    let pending = pass.pending_parents();
+    if input.canary_ready >= needed && pending.is_empty() {
+        let run = pass.intend(first_weight(pass), RunState::Stepping { since: input.now });
+        let said = Said::passing(
+            Phase::Stepping,
+            "Stepping",
+            format!("{} %: waiting for every parent to accept it", run.weight),
+        );
+        return pass.commit(run, &said, None);
+    }
+    let message = if input.canary_ready < needed {
+        format!("{} of {needed} canary pods are ready", input.canary_ready)
+    } else {
+        format!(
+            "HTTPRoute with the canary's backendRef is not accepted yet by {}",
+            pending.join(", ")
+        )
+    };
+    let said = Said::passing(Phase::Preparing, "Preparing", format!("run {}: {message}", run.id));
+    pass.wait(None, &said, Some(pass.deadline()))
+}
+
+fn first_weight(pass: &Pass<'_>) -> i32 {
+    pass.run.spec.steps.first().map_or(100, |step| step.weight)
+}
+
+/// What is still to be made, if anything.
+fn make(pass: &Pass<'_>) -> Option<Plan> {
+    let (input, run, found) = (pass.input, pass.run, pass.found);
+    let template_known = input.templates.contains_key(&run.revision);
+    let old_canary = match input.canary {
+        Seen::At(canary) if canary.run.as_ref() != Some(&run.id) => Some(canary),
+        _ => None,
+    };
+    let old_service = match input.canary_service {
+        Seen::At(service) if service.run.as_ref() != Some(&run.id) => Some(service),
+        _ => None,
+    };
+    if let Some(old) = old_canary {
+        return Some(Plan::act(Effect::delete(Kind::Deployment, &old.name, &old.uid)));
+    }
+    if let Some(old) = old_service {
+        return Some(Plan::act(Effect::delete(Kind::Service, &old.name, &old.uid)));
+    }
+    let canary_missing = input.canary.is_absent();
+    let service_missing = input.canary_service.is_absent();
+    if template_known && !canary_missing && !service_missing {
+        return None;
+    }
+    let Some(survey) = input.survey else {
+        return Some(Plan::need(Need {
+            survey: true,
+            ..Need::default()
+        }));
+    };
+    let template = survey.workload.pointer("/spec/template")?;
+    // The survey was read after the watch: a template that changed in between is the next pass's business.
+    if input
+        .workload
+        .get()
+        .is_none_or(|workload| workload.template != digest(template))
+    {
+        let said = Said::passing(Phase::Preparing, "Preparing", "the Deployment's template is changing");
+        return Some(pass.wait(None, &said, report::earlier(None, input.now.after(input.limits.mend))));
+    }
+    let mut effects = Vec::new();
+    if !template_known {
+        effects.push(Effect::create(
+            Kind::PodTemplate,
+            &run.revision,
+            canary::pod_template(input.rollout, &run.revision, template),
+        ));
+    }
+    if service_missing {
+        let stable = survey
+            .services
+            .iter()
+            .find(|service| service.name == found.stable_service)?;
+        let service = canary::service(input.rollout, run, found, &stable.spec);
+        effects.push(Effect::create(Kind::Service, &found.canary_service, service));
+    }
+    if canary_missing {
+        let size = pass.size(first_weight(pass));
+        let deployment = canary::deployment(input.rollout, run, found, &survey.workload, size);
+        effects.push(Effect::create(
+            Kind::Deployment,
+            &canary::name(&input.rollout.spec.workload.name),
+            deployment,
+        ));
+    }
+    Some(Plan::Act(effects))
+}

@@ -1,0 +1,301 @@
+//! Stepping: sizes the canary, brings the route to the step's weight, waits until every parent accepted it, and judges the step.
+
+use stepgate_crds::{
+    rollout::Approval,
+    status::{Outcome, PauseReason, Phase, RunState},
+};
+
+use super::Pass;
+use crate::{
+    plan::{Effect, Kind, Plan},
+    report::{self, Said},
+    verdict::{self, Judgement, Verdict},
+};
+
+/// What follows from a run that is at a step.
+pub fn next(pass: &Pass<'_>) -> Plan {
+    let judgement = pass.judge();
+    if let Some(plan) = fail(pass, judgement.as_ref()) {
+        return plan;
+    }
+    let Some(canary) = pass.canary() else {
+        // Not lost, not known: the watch will tell.
+        return pass.wait(
+            judgement.as_ref(),
+            &Said::passing(Phase::Stepping, "CanaryUnknown", "the canary Deployment cannot be read"),
+            None,
+        );
+    };
+    let needed = pass.size(pass.run.weight);
+    if canary.replicas < needed {
+        let patch = serde_json::json!({"spec": {"replicas": needed}});
+        return Plan::act(Effect::merge(
+            Kind::Deployment,
+            &canary.name,
+            &canary.uid,
+            &canary.version,
+            patch,
+        ));
+    }
+    match pass.in_force() {
+        None => rise(pass, judgement.as_ref(), needed),
+        Some(_) if !pass.is_at_weight() => drifted(pass),
+        Some(force) => {
+            let certain = force.since.after(pass.run.spec.settle);
+            at_weight(pass, judgement.as_ref(), needed, certain)
+        }
+    }
+}
+
+/// Fail, and the loss of all canary pods: judged first, in every state in which stable is whole.
+pub fn fail(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
+    let lost = pass.run.accepted_weight > 0
+        && (pass.input.canary.is_absent() || (pass.canary().is_some() && pass.input.canary_ready == 0));
+    if let Some(why) = Pass::failure(judgement) {
+        return Some(pass.roll_back(judgement, Outcome::Failed, "Verdict", why));
+    }
+    lost.then(|| {
+        let why = format!(
+            "no canary pod is ready, with {} % of the traffic on it",
+            pass.run.accepted_weight
+        );
+        pass.roll_back(judgement, Outcome::Failed, "CanaryLost", why)
+    })
+}
+
+/// Why the canary's restarts fail it, before any weight is in force.
+pub fn failing_restarts(pass: &Pass<'_>) -> Option<String> {
+    let settings = pass.settings();
+    let nothing = verdict::begin(&settings, 0);
+    let judgement = verdict::judge(
+        &nothing,
+        &[],
+        &settings,
+        &verdict::Moment::default(),
+        pass.input.restarts,
+    );
+    Pass::failure(Some(&judgement))
+}
+
+/// On the way to the step's weight.
+fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
+    let input = pass.input;
+    let weight = pass.run.weight;
+    if input.canary_ready < needed {
+        if pass.is_overdue() {
+            let why = format!(
+                "{} of {needed} canary pods were ready for {weight} % by the deadline",
+                input.canary_ready
+            );
+            return pass.roll_back(judgement, Outcome::Failed, "ProgressDeadline", why);
+        }
+        let message = format!("{weight} %: {} of {needed} canary pods are ready", input.canary_ready);
+        return pass.wait(
+            judgement,
+            &Said::passing(Phase::Stepping, "CanaryNotReady", message),
+            Some(pass.deadline()),
+        );
+    }
+    let effects = pass.weight_effects();
+    if !effects.is_empty() {
+        return Plan::Act(effects);
+    }
+    let pending = pass.pending_parents();
+    if !pending.is_empty() {
+        let message = format!("{weight} % is not accepted yet by {}", pending.join(", "));
+        return if pass.is_overdue() {
+            pass.wait(
+                judgement,
+                &Said::stalled(Phase::Stepping, "RouteNotAccepted", message),
+                None,
+            )
+        } else {
+            pass.wait(
+                judgement,
+                &Said::passing(Phase::Stepping, "RouteNotAccepted", message),
+                Some(pass.deadline()),
+            )
+        };
+    }
+    let step = u32::try_from(pass.run.step).unwrap_or(0);
+    let before = judgement.map_or_else(|| pass.first_evidence(), |judgement| judgement.evidence.clone());
+    let run = pass.accepted(verdict::enter_step(&before, &pass.settings(), step));
+    let mut status = pass.with(run);
+    status.verdict = None;
+    if let Some(run) = &mut status.run {
+        run.metrics = Vec::new();
+    }
+    let said = Said::passing(
+        Phase::Stepping,
+        "Analysing",
+        format!("{weight} % is in force: collecting evidence"),
+    );
+    report::commit(status, input, &said, None)
+}
+
+/// Somebody else changed the weights. The interval is lost, the weight is put right, and this step's evidence starts anew. How often
+/// in a row is the brake's business (design, section 5), which is not built yet.
+fn drifted(pass: &Pass<'_>) -> Plan {
+    let said = Said::urgent(
+        Phase::Stepping,
+        "WeightsChanged",
+        format!(
+            "somebody changed the weights of the route: {} % is put back and judged anew",
+            pass.run.weight
+        ),
+    );
+    let run = pass.intend(pass.run.weight, RunState::Stepping { since: pass.input.now });
+    pass.commit(run, &said, None)
+}
+
+/// The weight is in force: is the step over?
+fn at_weight(
+    pass: &Pass<'_>,
+    judgement: Option<&Judgement>,
+    needed: i32,
+    settled: stepgate_crds::units::Timestamp,
+) -> Plan {
+    let (input, run) = (pass.input, pass.run);
+    let weight = run.weight;
+    let Some(step) = usize::try_from(run.step).ok().and_then(|step| run.spec.steps.get(step)) else {
+        return promote(pass, judgement, "the last step is over");
+    };
+    if run.overridden.as_ref().is_some_and(|by| by.step == run.step) {
+        return advance(pass, judgement, &format!("{weight} % was promoted by a person"));
+    }
+    let baked = settled.after(step.bake.unwrap_or(input.limits.bake));
+    let (said, wake) = match judgement.map(|judgement| &judgement.verdict) {
+        Some(Verdict::Pass) if input.canary_ready < needed => {
+            let message = format!(
+                "{weight} % passed; {} of {needed} canary pods are ready",
+                input.canary_ready
+            );
+            (Said::passing(Phase::Stepping, "CanaryNotReady", message), None)
+        }
+        Some(Verdict::Pass) if input.now < baked => (
+            Said::passing(
+                Phase::Stepping,
+                "Baking",
+                format!("{weight} % passed; it bakes until {baked}"),
+            ),
+            Some(baked),
+        ),
+        Some(verdict @ Verdict::Pass) => {
+            let why = judgement
+                .and_then(|judgement| judgement.explanations.first())
+                .map_or_else(|| verdict.to_string(), ToString::to_string);
+            return if step.approval == Some(Approval::Required) {
+                pause_for_approval(pass, judgement, &why)
+            } else {
+                advance(pass, judgement, &format!("{weight} % passed ({why})"))
+            };
+        }
+        Some(verdict @ Verdict::Hold(reason)) => {
+            let message = format!("{weight} %: {verdict}");
+            let long = input.now
+                >= settled.after(
+                    input
+                        .rollout
+                        .spec
+                        .progress_deadline
+                        .unwrap_or(input.limits.progress_deadline),
+                );
+            (hold(reason.name(), message, long), None)
+        }
+        // What would retreat holds, until there is a state for it.
+        Some(verdict @ Verdict::Retreat(cause)) => (
+            Said::stalled(Phase::Stepping, cause.name(), format!("{weight} %: {verdict}")),
+            None,
+        ),
+        Some(Verdict::Fail(_)) | None => (
+            Said::passing(Phase::Stepping, "Analysing", format!("{weight} %: collecting evidence")),
+            None,
+        ),
+    };
+    pass.wait(judgement, &said, wake)
+}
+
+/// What is said of a hold: too little traffic is the ordinary course until the deadline, everything else a person wants to see at once.
+fn hold(name: &'static str, message: String, long: bool) -> Said {
+    match (name, long) {
+        (_, true) => Said::stalled(Phase::Stepping, name, message),
+        ("InsufficientTraffic", false) => Said::passing(Phase::Stepping, name, message),
+        (_, false) => Said::urgent(Phase::Stepping, name, message),
+    }
+}
+
+fn pause_for_approval(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
+    let run = pass.run.clone();
+    let weight = run.weight;
+    let name = &pass.input.rollout.name;
+    let mut status = pass.with(stepgate_crds::status::Run {
+        state: RunState::Paused {
+            since: pass.input.now,
+            why: PauseReason::Approval,
+        },
+        ..run
+    });
+    if let Some(judgement) = judgement {
+        pass.record(&mut status, judgement);
+    }
+    let text = format!("{weight} % passed and waits for an approval: kubectl stepgate promote {name}");
+    let note = report::note(pass.input, false, "ApprovalRequired", format!("{text} ({why})"));
+    report::commit(
+        status,
+        pass.input,
+        &Said::urgent(Phase::Paused, "ApprovalRequired", text),
+        Some(note),
+    )
+}
+
+/// On to the next step, or to promotion after the last.
+pub fn advance(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
+    let next = usize::try_from(pass.run.step)
+        .ok()
+        .and_then(|step| pass.run.spec.steps.get(step + 1));
+    let Some(next) = next else {
+        return promote(pass, judgement, why);
+    };
+    let mut run = pass.intend(next.weight, RunState::Stepping { since: pass.input.now });
+    run.step = pass.run.step.saturating_add(1);
+    run.overridden = None;
+    let said = Said::passing(Phase::Stepping, "Stepping", format!("{why}; on to {} %", next.weight));
+    let note = report::note(
+        pass.input,
+        false,
+        "StepPassed",
+        format!("{why}; on to {} %", next.weight),
+    );
+    commit_judged(pass, run, judgement, &said, note)
+}
+
+fn promote(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
+    let run = stepgate_crds::status::Run {
+        state: RunState::Promoting { since: pass.input.now },
+        overridden: None,
+        ..pass.run.clone()
+    };
+    let text = format!("{why}; the Deployment rolls to the new version while the canary carries the traffic");
+    let note = report::note(pass.input, false, "Promoting", text.clone());
+    commit_judged(
+        pass,
+        run,
+        judgement,
+        &Said::passing(Phase::Promoting, "Promoting", text),
+        note,
+    )
+}
+
+fn commit_judged(
+    pass: &Pass<'_>,
+    run: stepgate_crds::status::Run,
+    judgement: Option<&Judgement>,
+    said: &Said,
+    note: stepgate_crds::status::Note,
+) -> Plan {
+    let mut status = pass.with(run);
+    if let Some(judgement) = judgement {
+        pass.record(&mut status, judgement);
+    }
+    report::commit(status, pass.input, said, Some(note))
+}

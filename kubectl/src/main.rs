@@ -1,2 +1,116 @@
-//! The plugin.
-fn main() {}
+//! `kubectl stepgate`: shows rollouts, and passes a person's commands to the operator.
+//!
+//! It decides nothing about traffic and writes nothing but one annotation on a Rollout; what becomes of it, the operator says in
+//! `status.command`. Exit code 0: done; 1: refused or failed; 2: wrong usage; 3: the operator did not answer in time.
+
+mod args;
+mod command;
+mod connect;
+mod figures;
+mod send;
+mod status;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use kube::api::{DynamicObject, ListParams};
+use stepgate_crds::units::Timestamp;
+
+use args::{Action, Arguments, Output, StatusArguments};
+use connect::Connection;
+use send::Answer;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing is left to report to when stderr is closed.
+            drop(writeln!(io::stderr(), "error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let connection = Connection::open(&arguments.target).await?;
+    if let Action::Status(wanted) = &arguments.action {
+        show(&connection, wanted).await?;
+    }
+    let Some((verb, wanted)) = arguments.action.command() else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    match send::send(&connection, verb, args::bare(&wanted.name), wanted.wait.duration()).await? {
+        Answer::Done(message) | Answer::NotAwaited(message) => {
+            say(&format!("{message}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Answer::Refused(message) => {
+            writeln!(io::stderr(), "refused: {message}")?;
+            Ok(ExitCode::FAILURE)
+        }
+        Answer::Silence(message) => {
+            writeln!(io::stderr(), "no answer: {message}")?;
+            Ok(ExitCode::from(3))
+        }
+    }
+}
+
+async fn show(connection: &Connection, wanted: &StatusArguments) -> Result<()> {
+    let name = wanted.name.as_deref().map(args::bare);
+    if let Some(Output::Json) = wanted.output {
+        // As the server has it, with fields that this version does not know.
+        let objects = connection.dynamic(wanted.all_namespaces);
+        let text = match name {
+            Some(name) => {
+                let object: DynamicObject = match objects.get(name).await {
+                    Ok(object) => object,
+                    Err(error) => return Err(connection.explain(error, Some(name)).await),
+                };
+                serde_json::to_string_pretty(&object)
+            }
+            None => match objects.list(&ListParams::default()).await {
+                Ok(list) => serde_json::to_string_pretty(&list),
+                Err(error) => return Err(connection.explain(error, None).await),
+            },
+        };
+        return say(&(text.context("writing JSON")? + "\n"));
+    }
+    let now = Timestamp::from(jiff::Timestamp::now());
+    if let Some(name) = name {
+        return match connection.rollouts().get(name).await {
+            Ok(rollout) => say(&status::detail(&rollout, now)),
+            Err(error) => Err(connection.explain(error, Some(name)).await),
+        };
+    }
+    let rollouts = if wanted.all_namespaces {
+        connection.all_rollouts()
+    } else {
+        connection.rollouts()
+    };
+    match rollouts.list(&ListParams::default()).await {
+        Ok(list) if list.items.is_empty() => {
+            let place = if wanted.all_namespaces {
+                "any namespace".to_owned()
+            } else {
+                format!("namespace {}", connection.namespace)
+            };
+            writeln!(io::stderr(), "no Rollouts in {place}")?;
+            Ok(())
+        }
+        Ok(list) => say(&status::overview(&list.items, wanted.all_namespaces, now)),
+        Err(error) => Err(connection.explain(error, None).await),
+    }
+}
+
+/// Writes to standard output. A reader that has left (`| head`) is no error.
+fn say(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
+}

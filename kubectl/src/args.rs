@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use stepgate_crds::{Verb, units::Span};
+
+/// Shows rollouts and steers them.
+#[derive(Parser, Debug)]
+#[command(
+    name = "kubectl-stepgate",
+    bin_name = "kubectl stepgate",
+    version,
+    about,
+    max_term_width = 120
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the operator did not answer in time."
+)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: Action,
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+/// Which cluster and namespace, with kubectl's own flags.
+#[derive(Args, Debug)]
+pub(crate) struct Target {
+    /// The namespace; by default the context's.
+    #[arg(short, long, global = true)]
+    pub(crate) namespace: Option<String>,
+    /// The context of the kubeconfig; by default its current one.
+    #[arg(long, global = true)]
+    pub(crate) context: Option<String>,
+    /// The kubeconfig file; by default what KUBECONFIG says, ~/.kube/config, or the pod's own account.
+    #[arg(long, global = true)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Action {
+    /// Show one rollout in detail, or all of the namespace as a table.
+    Status(StatusArguments),
+    /// Go on to the next step without waiting for evidence, or approve a step that waits for it.
+    Promote(CommandArguments),
+    /// Take all traffic back to the stable version, and end the run as failed.
+    Abort(CommandArguments),
+    /// Try the version that failed once more.
+    Retry(CommandArguments),
+    /// Stay at the present weight until somebody resumes; a failed verdict still takes the version back.
+    Pause(CommandArguments),
+    /// Go on after a pause.
+    Resume(CommandArguments),
+}
+
+impl Action {
+    /// The verb and its arguments; none for `status`.
+    pub(crate) fn command(&self) -> Option<(Verb, &CommandArguments)> {
+        match self {
+            Self::Status(_) => None,
+            Self::Promote(arguments) => Some((Verb::Promote, arguments)),
+            Self::Abort(arguments) => Some((Verb::Abort, arguments)),
+            Self::Retry(arguments) => Some((Verb::Retry, arguments)),
+            Self::Pause(arguments) => Some((Verb::Pause, arguments)),
+            Self::Resume(arguments) => Some((Verb::Resume, arguments)),
+        }
+    }
+}
+
+/// What to show.
+#[derive(Args, Debug)]
+pub(crate) struct StatusArguments {
+    /// The Rollout; without it all of the namespace are shown.
+    pub(crate) name: Option<String>,
+    /// Show the Rollouts of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "name")]
+    pub(crate) all_namespaces: bool,
+    /// Print it as the API server has it.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Output>,
+}
+
+/// What to command.
+#[derive(Args, Debug)]
+pub(crate) struct CommandArguments {
+    /// The Rollout.
+    pub(crate) name: String,
+    /// How long to wait for the operator's answer; 0s: not at all.
+    #[arg(long, default_value = "10s")]
+    pub(crate) wait: Span,
+}
+
+/// Formats of `status`.
+#[derive(ValueEnum, Clone, Copy, Debug)]
+pub(crate) enum Output {
+    /// JSON, with every field.
+    Json,
+}
+
+/// The name of a Rollout, also where it is written as `rollout/NAME`.
+pub(crate) fn bare(name: &str) -> &str {
+    match name.split_once('/') {
+        Some(("rollout" | "rollouts" | "sg" | "rollout.stepgate.dev" | "rollouts.stepgate.dev", bare)) => bare,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn kubectl_flags_go_before_and_after_the_verb() {
+        for words in [
+            ["kubectl-stepgate", "-n", "shop", "abort", "checkout"],
+            ["kubectl-stepgate", "abort", "checkout", "-n", "shop"],
+        ] {
+            assert_eq!(Arguments::parse_from(words).target.namespace.as_deref(), Some("shop"));
+        }
+    }
+
+    #[test]
+    fn a_name_may_carry_its_kind() {
+        for name in [
+            "checkout",
+            "rollout/checkout",
+            "sg/checkout",
+            "rollouts.stepgate.dev/checkout",
+        ] {
+            assert_eq!(bare(name), "checkout");
+        }
+    }
+}

@@ -20,11 +20,6 @@ struct Case {
     ln_e_pass: Vec<f64>,
 }
 
-fn cases() -> Vec<Case> {
-    let vectors: Vectors = serde_json::from_str(include_str!("../../../tests/vectors/eprocess.json")).unwrap();
-    vectors.cases
-}
-
 #[track_caller]
 fn assert_close(what: &str, case: usize, found: f64, expected: f64) {
     let tolerance = 1e-9 * expected.abs();
@@ -36,7 +31,8 @@ fn assert_close(what: &str, case: usize, found: f64, expected: f64) {
 
 #[test]
 fn all_forty_reference_cases_agree_to_a_billionth() {
-    let cases = cases();
+    let vectors: Vectors = serde_json::from_str(include_str!("../../../tests/vectors/eprocess.json")).unwrap();
+    let cases = vectors.cases;
     assert_eq!(cases.len(), 40);
     for (number, case) in cases.iter().enumerate() {
         let mut intervals = Vec::new();

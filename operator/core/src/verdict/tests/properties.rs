@@ -204,20 +204,18 @@ proptest! {
     }
 
     #[test]
-    fn the_millionths_of_the_run_follow_the_formula(observations in prop::collection::vec((any_arm(), any_arm()), 1..20)) {
-        let new = intervals(
-            observations.iter().map(|(canary, stable)| Observation::Counts(Counts { canary: *canary, stable: *stable })).collect(),
-        );
+    fn the_millionths_of_the_run_follow_the_formula(
+        pairs in prop::collection::vec(((1_u32..3000, 0_u32..40), (1_u32..3000, 0_u32..40)), 1..20),
+    ) {
+        let cut = |(requests, bad): (u32, u32)| (requests, bad.min(requests));
+        let new = intervals(pairs.iter().map(|(canary, stable)| counts(cut(*canary), cut(*stable))).collect());
         let kept = judged(&new, &at(50)).evidence.metrics[0].processes[0].clone();
-        let sums: Vec<f64> = kept.millionths.iter().map(|sum| *sum as f64 / 1e6).collect();
-        let whole = |value: f64| value as u64;
-        let tallies: Vec<_> = observations
-            .iter()
-            .map(|(c, s)| {
-                let cut = |arm: &Arm| tally(whole(arm.requests), whole(arm.bad.min(arm.requests)));
-                (cut(c), cut(s))
-            })
-            .collect();
+        let sums: Vec<f64> = kept.millionths.iter().map(|sum| f64::from(i32::try_from(*sum).unwrap()) / 1e6).collect();
+        let whole = |pair| {
+            let (requests, bad) = cut(pair);
+            tally(requests.into(), bad.into())
+        };
+        let tallies: Vec<_> = pairs.iter().map(|(canary, stable)| (whole(*canary), whole(*stable))).collect();
         let (found, exact) = (ln_mean(&sums, 2.0), ln_e_relative(&tallies, 1.2, 2.0));
         prop_assert!(exact < -400.0 || (found <= exact + 1e-9 && exact - found <= 2e-5), "{found} for {exact}");
     }

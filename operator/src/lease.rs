@@ -14,7 +14,7 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// Whose lease, and how long things last.
@@ -291,19 +291,13 @@ impl Elector {
         let mut reason = "no answer".to_owned();
         loop {
             let deadline = renewed + self.options.renew_deadline;
-            if Instant::now() + self.options.retry >= deadline {
-                tokio::time::sleep_until(deadline).await;
-                let seconds = self.options.renew_deadline.as_secs_f64();
-                return LeaseError::Lost {
-                    lease: self.label(),
-                    seconds,
-                    reason,
-                };
-            }
-            sleep(self.options.retry).await;
-            let before = Instant::now();
-            match self.renew(lease).await {
-                Ok(Renewal::Done) => {
+            let attempt = async {
+                sleep(self.options.retry).await;
+                let before = Instant::now();
+                (before, self.renew(lease).await)
+            };
+            match timeout_at(deadline, attempt).await {
+                Ok((before, Ok(Renewal::Done))) => {
                     renewed = before;
                     self.state.send_if_modified(|state| {
                         if let Leadership::Leader(term) = state {
@@ -312,72 +306,91 @@ impl Elector {
                         false
                     });
                 }
-                Ok(Renewal::Taken(holder)) => {
+                Ok((_, Ok(Renewal::Taken(holder)))) => {
                     return LeaseError::Taken {
                         lease: self.label(),
                         holder,
                     };
                 }
-                Err(failure) => {
+                Ok((_, Err(failure))) => {
                     tracing::warn!(lease = %self.label(), "cannot renew: {failure}");
                     reason = failure;
+                }
+                Err(_) => {
+                    let seconds = self.options.renew_deadline.as_secs_f64();
+                    return LeaseError::Lost {
+                        lease: self.label(),
+                        seconds,
+                        reason,
+                    };
                 }
             }
         }
     }
 
+    /// One renewal; a second write where something else wrote in between and the Lease is still ours: a renewal that timed out has landed, or
+    /// someone labelled it.
     async fn renew(&self, lease: &mut Lease) -> Result<Renewal, String> {
         let name = self.options.name.as_str();
         let acquired = lease
             .spec
             .as_ref()
             .and_then(|spec| spec.acquire_time.as_ref())
-            .map_or_else(Timestamp::now, |time| time.0);
-        let next = self.held(lease.clone(), transitions(lease), acquired);
-        match self
-            .bounded(self.api.replace(name, &PostParams::default(), &next))
-            .await
-        {
-            Ok(written) => {
-                *lease = written;
-                Ok(Renewal::Done)
-            }
-            Err(Failure::Other(reason)) => Err(reason),
-            // A renewal that timed out may have landed; or someone labelled the Lease; or it is not ours any more.
-            Err(Failure::Conflict | Failure::NotFound) => match self.bounded(self.api.get(name)).await {
-                Ok(found) if holder(&found) == self.options.identity && transitions(&found) == transitions(lease) => {
-                    *lease = found;
-                    Err("it was written in between; it is still ours and renewed at the next try".to_owned())
+            .map(|time| time.0);
+        for _ in 0..2 {
+            let next = self.held(
+                lease.clone(),
+                transitions(lease),
+                acquired.unwrap_or_else(Timestamp::now),
+            );
+            match self
+                .bounded(self.api.replace(name, &PostParams::default(), &next))
+                .await
+            {
+                Ok(written) => {
+                    *lease = written;
+                    return Ok(Renewal::Done);
                 }
-                Ok(found) => Ok(Renewal::Taken(match holder(&found) {
-                    "" => "nobody".to_owned(),
-                    other => other.to_owned(),
-                })),
-                Err(Failure::NotFound) => Ok(Renewal::Taken("nobody: it was deleted".to_owned())),
-                Err(Failure::Conflict) => Err("the API server answered a read with a conflict".to_owned()),
-                Err(Failure::Other(reason)) => Err(reason),
-            },
+                Err(Failure::Other(reason)) => return Err(reason),
+                Err(Failure::Conflict | Failure::NotFound) => {}
+            }
+            match self.bounded(self.api.get(name)).await {
+                Ok(found) if self.is_ours(&found, transitions(lease)) => *lease = found,
+                Ok(found) if is_free(&found) => return Ok(Renewal::Taken("nobody".to_owned())),
+                Ok(found) => return Ok(Renewal::Taken(holder(&found).to_owned())),
+                Err(Failure::NotFound) => return Ok(Renewal::Taken("nobody, it was deleted".to_owned())),
+                Err(failure) => return Err(failure.reason().to_owned()),
+            }
         }
+        Err("others write it all the time".to_owned())
+    }
+
+    fn is_ours(&self, lease: &Lease, term: i32) -> bool {
+        holder(lease) == self.options.identity && transitions(lease) == term
     }
 
     /// Gives the Lease back, so that the next leader need not wait. Best effort: without it the next one waits for the lease's duration.
     async fn release(&self, mut lease: Lease) {
-        let number = transitions(&lease);
-        let now = MicroTime(Timestamp::now());
-        lease.spec = Some(LeaseSpec {
-            holder_identity: Some(String::new()),
-            lease_duration_seconds: Some(1),
-            acquire_time: Some(now.clone()),
-            renew_time: Some(now),
-            lease_transitions: Some(number),
-            ..lease.spec.unwrap_or_default()
-        });
-        match self
-            .bounded(self.api.replace(&self.options.name, &PostParams::default(), &lease))
-            .await
-        {
-            Ok(_) => tracing::info!(lease = %self.label(), "released"),
-            Err(failure) => tracing::warn!(lease = %self.label(), "could not be released: {}", failure.reason()),
+        let (name, term) = (self.options.name.as_str(), transitions(&lease));
+        for _ in 0..2 {
+            match self
+                .bounded(self.api.replace(name, &PostParams::default(), &released(&lease)))
+                .await
+            {
+                Ok(_) => {
+                    tracing::info!(lease = %self.label(), "released");
+                    return;
+                }
+                // A renewal that was under way may have landed.
+                Err(Failure::Conflict) => match self.bounded(self.api.get(name)).await {
+                    Ok(found) if self.is_ours(&found, term) => lease = found,
+                    _ => return,
+                },
+                Err(failure) => {
+                    tracing::warn!(lease = %self.label(), "could not be released: {}", failure.reason());
+                    return;
+                }
+            }
         }
     }
 
@@ -440,6 +453,22 @@ impl Failure {
             Self::NotFound => "it is gone",
             Self::Other(reason) => reason,
         }
+    }
+}
+
+/// The Lease without a holder, as client-go leaves it: any candidate may take it at once.
+fn released(lease: &Lease) -> Lease {
+    let now = MicroTime(Timestamp::now());
+    let spec = LeaseSpec {
+        holder_identity: Some(String::new()),
+        lease_duration_seconds: Some(1),
+        acquire_time: Some(now.clone()),
+        renew_time: Some(now),
+        ..lease.spec.clone().unwrap_or_default()
+    };
+    Lease {
+        metadata: lease.metadata.clone(),
+        spec: Some(spec),
     }
 }
 

@@ -45,7 +45,7 @@ impl LoadOptions {
             host: host.to_owned(),
             path: "/".to_owned(),
             rate: 300.0,
-            duration: Some(Duration::from_secs(60 * 60)),
+            duration: Some(Duration::from_hours(1)),
             count: None,
             timeout: Duration::from_secs(5),
         }

@@ -110,15 +110,14 @@ pub async fn run(client: Client, options: NodeOptions) -> Result<()> {
         match event {
             Ok(Event::Apply(pod) | Event::InitApply(pod)) => {
                 let Some(uid) = pod.metadata.uid.clone() else { continue };
-                match known.get(&uid) {
+                if let Some(task) = known.get(&uid) {
                     // The task may have ended; its pod is gone then, and the last events do not matter.
-                    Some(task) => drop(task.send(pod)),
-                    None => {
-                        let (sender, receiver) = watch::channel(pod);
-                        known.insert(uid, sender);
-                        tokio::spawn(pod::serve(shared.clone(), receiver));
-                    }
+                    drop(task.send(pod));
+                    continue;
                 }
+                let (sender, receiver) = watch::channel(pod);
+                known.insert(uid, sender);
+                tokio::spawn(pod::serve(shared.clone(), receiver));
             }
             // The task sees its channel close, and kills what still runs.
             Ok(Event::Delete(pod)) => drop(pod.metadata.uid.and_then(|uid| known.remove(&uid))),

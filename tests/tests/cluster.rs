@@ -15,14 +15,12 @@ use stepgate_tests::cluster::{Cluster, Namespace, PROMETHEUS_URL, ScrapeOptions,
 use stepgate_tests::load::{Load, LoadOptions, Report};
 use stepgate_tests::until::{Seen, until};
 
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 /// A Deployment with its Service: `<name>` answers as version `<name>`.
 fn application(name: &str, replicas: u32, environment: &[(&str, &str)]) -> String {
-    let extra: String = environment
-        .iter()
-        .map(|(name, value)| format!("            - {{name: {name}, value: \"{value}\"}}\n"))
-        .collect();
+    let line = |(name, value): &(&str, &str)| format!("            - {{name: {name}, value: \"{value}\"}}\n");
+    let extra = environment.iter().map(line).collect::<Vec<_>>().concat();
     format!(
         r#"
 apiVersion: apps/v1

@@ -18,6 +18,9 @@ use stepgate_tests::cluster::{Facts, LaunchOptions, Running, environment, launch
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Held by the program that removes the state folder.
+const LOCK: &str = "lock";
+
 /// The local cluster: a real Kubernetes control plane, gateway and Prometheus in a namespace of their own.
 #[derive(Parser)]
 struct Arguments {
@@ -70,7 +73,7 @@ async fn main() -> ExitCode {
             command,
         } => run(scrape_seconds, &command).await,
         Action::Start { scrape_seconds } => start(scrape_seconds).await,
-        Action::Stop => stop(),
+        Action::Stop => stop().await,
         Action::Exec { command } => exec(&command),
         Action::Inside {
             state,
@@ -93,6 +96,9 @@ async fn run(scrape_seconds: u64, command: &[String]) -> Result<ExitCode> {
     let state = cache_folder()?.join("running").join(std::process::id().to_string());
     remove_abandoned()?;
     fresh(&state)?;
+    let lock = File::create(state.join(LOCK))?;
+    lock.lock()
+        .with_context(|| format!("locking {}", state.join(LOCK).display()))?;
     let mut child = namespaced(&state, scrape_seconds, command)?
         .spawn()
         .context("starting unshare (apt-get install util-linux)")?;
@@ -108,7 +114,8 @@ async fn run(scrape_seconds: u64, command: &[String]) -> Result<ExitCode> {
         fs::rename(state.join("logs"), &kept).context("keeping the logs")?;
         say(&format!("the logs of this run are in {}", kept.display()));
     }
-    fs::remove_dir_all(&state).with_context(|| format!("removing {}", state.display()))?;
+    remove(&state).await?;
+    drop(lock);
     Ok(exit_code(status))
 }
 
@@ -165,7 +172,7 @@ async fn start(scrape_seconds: u64) -> Result<ExitCode> {
     }
 }
 
-fn stop() -> Result<ExitCode> {
+async fn stop() -> Result<ExitCode> {
     let state = kept_state()?;
     if let Some(pid) = running(&state) {
         let pid = rustix::process::Pid::from_raw(pid).context("the cluster's process id")?;
@@ -174,16 +181,7 @@ fn stop() -> Result<ExitCode> {
     } else {
         say("none is running");
     }
-    if state.is_dir() {
-        // What was killed may still write for a moment.
-        let gone = (0..50).any(|_| {
-            std::thread::sleep(Duration::from_millis(100));
-            fs::remove_dir_all(&state).is_ok()
-        });
-        if !gone {
-            bail!("{} cannot be removed", state.display());
-        }
-    }
+    remove(&state).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -283,18 +281,31 @@ fn fresh(state: &Path) -> Result<()> {
     fs::create_dir_all(state).with_context(|| format!("making {}", state.display()))
 }
 
-/// Removes the state folders of runs whose program was killed before it could.
+/// Removes the state folders of runs whose program was killed before it could: their locks are free.
 fn remove_abandoned() -> Result<()> {
     let Ok(folders) = fs::read_dir(cache_folder()?.join("running")) else {
         return Ok(());
     };
     for folder in folders.flatten() {
-        let name = folder.file_name().to_string_lossy().into_owned();
-        if name.parse::<u32>().is_ok() && !Path::new("/proc").join(&name).exists() {
+        let Ok(lock) = File::open(folder.path().join(LOCK)) else {
+            continue;
+        };
+        if lock.try_lock().is_ok() {
             fs::remove_dir_all(folder.path()).with_context(|| format!("removing {}", folder.path().display()))?;
         }
     }
     Ok(())
+}
+
+/// Removes a state folder. What was killed may still write into it for a moment, so this tries for five seconds.
+async fn remove(state: &Path) -> Result<()> {
+    for _ in 0..50 {
+        if fs::remove_dir_all(state).is_ok() || !state.exists() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    fs::remove_dir_all(state).with_context(|| format!("removing {}", state.display()))
 }
 
 fn kept_state() -> Result<PathBuf> {

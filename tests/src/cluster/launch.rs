@@ -91,7 +91,7 @@ pub async fn launch(options: &LaunchOptions, say: &dyn Fn(&str)) -> Result<Runni
     answers(&mut processes, "etcd", &format!("{ETCD_URL}/readyz")).await?;
     processes.push(start_apiserver(&facts, &certificates)?);
     let client = client_from(&facts.kubeconfig(User::Administrator)).await?;
-    until("the API server to be ready", Duration::from_secs(60), async || {
+    until("the API server to be ready", Duration::from_mins(1), async || {
         if let Err(ended) = processes.iter_mut().try_for_each(Process::check) {
             return Ok(Seen::Never(ended));
         }
@@ -171,18 +171,20 @@ pub(crate) async fn ip(arguments: &[&str]) -> Result<()> {
 }
 
 fn write_users(facts: &Facts) -> Result<()> {
-    let mut tokens = String::new();
     for user in User::ALL {
-        tokens += &format!(
+        write_kubeconfig(&facts.kubeconfig(user), &facts.authority, user.name(), &user.token())?;
+    }
+    let line = |user: User| {
+        format!(
             "{},{},{},\"{}\"\n",
             user.token(),
             user.name(),
             user.name(),
             user.group()
-        );
-        write_kubeconfig(&facts.kubeconfig(user), &facts.authority, user.name(), &user.token())?;
-    }
-    fs::write(facts.path("tokens.csv"), tokens)?;
+        )
+    };
+    let tokens: Vec<String> = User::ALL.into_iter().map(line).collect();
+    fs::write(facts.path("tokens.csv"), tokens.concat())?;
     fs::write(facts.path("audit-policy.yaml"), AUDIT_POLICY)?;
     fs::write(facts.path("contour.yaml"), CONTOUR_CONFIGURATION).context("writing the users' files")
 }
@@ -326,6 +328,7 @@ async fn start_gateway(facts: &Facts) -> Result<[Process; 2]> {
                 &bootstrap,
                 "--concurrency",
                 "1",
+                "--disable-hot-restart",
                 "--service-node",
                 "local",
                 "--service-cluster",
@@ -361,7 +364,7 @@ async fn answers(processes: &mut [Process], what: &str, url: &str) -> Result<()>
         .build()?;
     until(
         &format!("{what} to answer on {url}"),
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             if let Err(ended) = processes.iter_mut().try_for_each(Process::check) {
                 return Ok(Seen::Never(ended));

@@ -87,14 +87,14 @@ impl Namespace {
 
     /// What is and what happened in it: objects, events, and the last lines of its pods' logs.
     pub fn report(&self) -> String {
-        let mut text = format!("--- namespace {} ---\n", self.name);
+        let mut parts = vec![format!("--- namespace {} ---\n", self.name)];
         let kinds = "deployments,replicasets,pods,httproutes";
-        text += &self.kubectl_now(&["get", kinds, "-o", "wide"]);
-        text += &self.kubectl_now(&["events"]);
+        parts.push(self.kubectl_now(&["get", kinds, "-o", "wide"]));
+        parts.push(self.kubectl_now(&["events"]));
         for (file, lines) in self.cluster.pod_logs(&self.name, 20) {
-            text += &format!("--- {file}\n{lines}\n");
+            parts.push(format!("--- {file}\n{lines}\n"));
         }
-        text
+        parts.concat()
     }
 
     fn kubectl_now(&self, arguments: &[&str]) -> String {

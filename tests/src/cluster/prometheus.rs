@@ -65,7 +65,7 @@ impl Prometheus {
         let ready = format!("{}/-/ready", self.url());
         until(
             &format!("{} to be ready", self.name),
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             async || {
                 if let Err(ended) = process.check() {
                     return Ok(Seen::Never(ended));

@@ -75,7 +75,7 @@ pub(super) struct ContainerTask {
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Whoever ran so long starts with the first pause again.
-const SOUND: Duration = Duration::from_secs(60);
+const SOUND: Duration = Duration::from_mins(1);
 /// How often a probe is asked that has not passed yet, whatever its period says: tests wait for readiness all the time.
 const EAGER: Duration = Duration::from_millis(200);
 /// Lays the ServiceAccount's files over the private mount namespace's /run and becomes the process.

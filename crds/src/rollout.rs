@@ -195,6 +195,17 @@ pub enum ProviderName {
     Pods,
 }
 
+impl ProviderName {
+    /// The name as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Contour => "contour",
+            Self::Pods => "pods",
+        }
+    }
+}
+
 /// How many requests may fail.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]

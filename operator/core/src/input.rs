@@ -246,6 +246,17 @@ pub struct Survey {
     pub disruption_budgets: Vec<SelectorView>,
     /// The names of the metrics sources that the administrator set up.
     pub sources: Vec<String>,
+    /// The sets of queries that there are, each with the controllers whose gateways it fits.
+    pub providers: Vec<ProviderView>,
+}
+
+/// A set of queries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderView {
+    /// Its name.
+    pub name: ProviderName,
+    /// The controllerNames that it fits.
+    pub controllers: Vec<String>,
 }
 
 /// A Service.

@@ -7,8 +7,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use stepgate_crds::{RolloutStatus, units::Timestamp};
 
-use crate::input::Window;
-
 /// A decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
@@ -27,8 +25,6 @@ pub struct Wake {
     pub at: Option<Timestamp>,
     /// What the next decision needs.
     pub need: Need,
-    /// Which counts the run lives on.
-    pub window: Option<Window>,
 }
 
 /// What a decision needs besides the watched objects. Where one is asked for, the shell brings it at once and decides again.

@@ -65,7 +65,7 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
         canary_service,
         canary_labels: apart.labels,
         apart: apart.how,
-        provider: provider(analysis.provider.unwrap_or_default(), &parents),
+        provider: provider(analysis.provider.unwrap_or_default(), &parents, survey),
         port: port(&routes, &stable.name)?,
         parents,
     })
@@ -288,17 +288,17 @@ fn port(routes: &Routes<'_>, stable: &str) -> Result<i32, String> {
     }
 }
 
-/// The set of queries for the controllers that serve the routes.
-fn provider(wanted: ProviderName, parents: &[String]) -> ProviderName {
+/// The set of queries that fits every controller that serves the routes; the application's own counters where none does.
+fn provider(wanted: ProviderName, parents: &[String], survey: &Survey) -> ProviderName {
+    let fits = |controllers: &[String]| {
+        parents.iter().all(|key| key.rsplit(' ').next().is_some_and(|name| controllers.iter().any(|own| own == name)))
+    };
     match wanted {
-        ProviderName::Auto
-            if parents
-                .iter()
-                .all(|key| key.ends_with(" projectcontour.io/gateway-controller")) =>
-        {
-            ProviderName::Contour
-        }
-        ProviderName::Auto => ProviderName::Pods,
+        ProviderName::Auto => survey
+            .providers
+            .iter()
+            .find(|provider| fits(&provider.controllers))
+            .map_or(ProviderName::Pods, |provider| provider.name),
         named => named,
     }
 }

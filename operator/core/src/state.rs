@@ -20,7 +20,7 @@ use stepgate_crds::{
 
 use crate::{
     canary,
-    input::{Arms, Input, RouteView, Seen, SourceHealth, Window},
+    input::{Arms, Input, RolloutView, RouteView, Seen, SourceHealth, Window},
     plan::{Effect, Plan, Wake},
     report::{self, Said},
     route::{self, Managed, Position},
@@ -194,11 +194,7 @@ impl<'a> Pass<'a> {
             status,
             self.input,
             said,
-            Wake {
-                at,
-                window: self.window(),
-                ..Wake::default()
-            },
+            Wake { at, ..Wake::default() },
         )
     }
 
@@ -294,33 +290,6 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Which counts this run lives on; none before any weight was in force.
-    pub fn window(&self) -> Option<Window> {
-        self.run.in_force.as_ref().filter(|_| self.run.evidence.through > 0)?;
-        Some(Window {
-            run: self.run.id.clone(),
-            from: self.run.evidence.through,
-            interval: interval_seconds(self.run.spec.interval),
-            source: self.run.spec.source.clone(),
-            provider: self.found.provider,
-            arms: Arms {
-                namespace: self.input.rollout.namespace.clone(),
-                stable_service: self.found.stable_service.clone(),
-                canary_service: self.found.canary_service.clone(),
-                port: self.found.port,
-                stable_replica_set: self
-                    .input
-                    .rollout
-                    .status
-                    .stable
-                    .as_ref()
-                    .map(|stable| stable.replica_set.clone())
-                    .unwrap_or_default(),
-                canary_deployment: canary::name(&self.input.rollout.spec.workload.name),
-            },
-        })
-    }
-
     /// Evidence at the first weight of the run: counts begin with the interval that acceptance falls into.
     pub fn first_evidence(&self) -> Evidence {
         let interval = i64::from(interval_seconds(self.run.spec.interval));
@@ -345,6 +314,28 @@ impl<'a> Pass<'a> {
     pub fn workload_is_absent(&self) -> bool {
         matches!(self.input.workload, Seen::Absent)
     }
+}
+
+/// Which counts a Rollout's run lives on; none before any weight was in force.
+pub fn window(rollout: &RolloutView) -> Option<Window> {
+    let status = &rollout.status;
+    let (run, found, stable) = (status.run.as_ref()?, status.found.as_ref()?, status.stable.as_ref()?);
+    run.in_force.as_ref().filter(|_| run.evidence.through > 0)?;
+    Some(Window {
+        run: run.id.clone(),
+        from: run.evidence.through,
+        interval: interval_seconds(run.spec.interval),
+        source: run.spec.source.clone(),
+        provider: found.provider,
+        arms: Arms {
+            namespace: rollout.namespace.clone(),
+            stable_service: found.stable_service.clone(),
+            canary_service: found.canary_service.clone(),
+            port: found.port,
+            stable_replica_set: stable.replica_set.clone(),
+            canary_deployment: canary::name(&rollout.spec.workload.name),
+        },
+    })
 }
 
 /// The length of an interval in whole seconds.

@@ -34,6 +34,12 @@ impl Span {
         Self(Duration::from_millis(millis))
     }
 
+    /// Two of it.
+    #[must_use]
+    pub fn twice(self) -> Self {
+        Self(self.0.saturating_mul(2))
+    }
+
     /// The same span for the standard library.
     pub const fn duration(self) -> Duration {
         self.0

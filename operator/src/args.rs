@@ -1,0 +1,109 @@
+//! The command line. Every constant that an administrator may want to change is a flag here, and a value of the chart.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::{Args, Parser, Subcommand};
+use stepgate_core::Limits;
+use stepgate_crds::units::Span;
+
+use crate::{source::SourceSpec, telemetry::LogFormat};
+
+/// Progressive delivery over the Gateway API.
+#[derive(Debug, Parser)]
+#[command(name = "stepgate", version, about)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator, in a cluster or outside of one (KUBECONFIG).
+    Run(Box<Run>),
+}
+
+/// How to run the operator.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// A metrics source that Rollouts may name: NAME=URL of a Prometheus API. May be given several times; `default` is the one that
+    /// a Rollout uses where it names none.
+    #[arg(long = "metrics-source", value_name = "NAME=URL")]
+    pub metrics_sources: Vec<SourceSpec>,
+    /// How often the metrics sources scrape.
+    #[arg(long, default_value = "30s", value_name = "SPAN")]
+    pub scrape_interval: Span,
+    /// The longest that a query to a metrics source may take.
+    #[arg(long, default_value = "5s", value_name = "SPAN")]
+    pub query_timeout: Span,
+    /// The length of an interval of the counts, where a Rollout does not say.
+    #[arg(long, default_value = "1m", value_name = "SPAN")]
+    pub default_interval: Span,
+    /// The bake of a step, where a Rollout does not say.
+    #[arg(long, default_value = "1m", value_name = "SPAN")]
+    pub default_bake: Span,
+    /// How long after acceptance a weight is in force, where a Rollout does not say.
+    #[arg(long, default_value = "5s", value_name = "SPAN")]
+    pub default_settle: Span,
+    /// How long canary pods stay after weight 0 was accepted, where a Rollout does not say.
+    #[arg(long, default_value = "30s", value_name = "SPAN")]
+    pub default_drain: Span,
+    /// How long a run waits for pods or a gateway, where a Rollout does not say.
+    #[arg(long, default_value = "10m", value_name = "SPAN")]
+    pub default_progress_deadline: Span,
+    /// How often a status is refreshed in which only numbers changed.
+    #[arg(long, default_value = "1m", value_name = "SPAN")]
+    pub status_refresh: Span,
+    /// Watch this namespace alone. Default: all.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// The namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    pub lease_namespace: String,
+    /// The name of the Lease.
+    #[arg(long, default_value = "stepgate", value_name = "NAME")]
+    pub lease_name: String,
+    /// The name of this process in Lease and Events.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: Option<String>,
+    /// The address of health and metrics pages.
+    #[arg(long, default_value = "0.0.0.0", value_name = "ADDRESS")]
+    pub listen_address: IpAddr,
+    /// The port of health and metrics pages; 0 takes a free one.
+    #[arg(long, default_value_t = 9808, value_name = "PORT")]
+    pub port: u16,
+    /// The form of the logs.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What to log, such as `info` or `info,stepgate=debug`.
+    #[arg(long, env = "STEPGATE_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+impl Run {
+    /// The constants that these flags set, or what is wrong with them.
+    pub fn limits(&self) -> Result<Limits, String> {
+        if self.default_interval < self.scrape_interval.twice() || self.default_interval < Span::seconds(5) {
+            return Err(format!(
+                "--default-interval {}: must be at least 5s and twice --scrape-interval ({})",
+                self.default_interval, self.scrape_interval
+            ));
+        }
+        Ok(Limits {
+            bake: self.default_bake,
+            settle: self.default_settle,
+            drain: self.default_drain,
+            interval: self.default_interval,
+            progress_deadline: self.default_progress_deadline,
+            scrape: self.scrape_interval,
+            refresh: self.status_refresh,
+            ..Limits::default()
+        })
+    }
+
+    /// Where health and metrics pages are.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.listen_address, self.port)
+    }
+}

@@ -1,0 +1,291 @@
+//! Gathers what is known about one Rollout into the core's `Input`: from the mirrors, and by the few requests that a decision asked for.
+//!
+//! Decides nothing and writes nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use kube::ResourceExt;
+use stepgate_core::{
+    canary,
+    input::{
+        OwnedView, ProviderView, ReplicaSetView, RolloutView, RouteView, Seen, SourceHealth, Survey, TemplateView,
+        WorkloadView,
+    },
+    state,
+    verdict::{Interval, Restarts},
+};
+use stepgate_crds::{Rollout, command::Command, names, rollout::ProviderName, units::Timestamp};
+
+use crate::{
+    execute::{RequestError, Requests},
+    kinds::{Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service},
+    provider::Providers,
+    source::sampler::{self, Sampler, Want},
+    world::World,
+};
+
+/// So many error exits of canary containers make it worth a request to look at stable's.
+const SUSPICIOUS_EXITS: u32 = 2;
+
+/// What one pass knows; `Input` borrows from it.
+#[derive(Debug)]
+pub struct Observed {
+    /// The Rollout.
+    pub rollout: RolloutView,
+    /// The user's Deployment.
+    pub workload: Seen<WorkloadView>,
+    /// The canary's Deployment.
+    pub canary: Seen<WorkloadView>,
+    /// The canary's Service.
+    pub canary_service: Seen<OwnedView>,
+    /// Ready endpoints of the stable Service.
+    pub stable_ready: i32,
+    /// Ready endpoints of the canary's.
+    pub canary_ready: i32,
+    /// The routes.
+    pub routes: Vec<(String, Seen<RouteView>)>,
+    /// The recorded templates.
+    pub templates: BTreeMap<String, TemplateView>,
+    /// Restarts, where there are canary pods.
+    pub restarts: Option<Restarts>,
+    /// The counts.
+    pub samples: Vec<Interval>,
+    /// The metrics source.
+    pub source: SourceHealth,
+}
+
+/// What observing needs.
+#[derive(Debug)]
+pub struct Observer {
+    /// What is watched.
+    pub world: Arc<World>,
+    /// What is asked for.
+    pub requests: Requests,
+    /// The metrics.
+    pub sampler: Sampler,
+    /// The sets of queries.
+    pub providers: Providers,
+    /// The names of the metrics sources.
+    pub sources: Vec<String>,
+}
+
+impl Observer {
+    /// What is known now.
+    pub async fn observe(&self, rollout: &Rollout) -> Observed {
+        let world = &self.world;
+        let view = rollout_view(rollout);
+        let namespace = view.namespace.as_str();
+        let workload = self.workload(namespace, &view.spec.workload.name).await;
+        let found = view.status.found.as_ref();
+        let canary_name = canary::name(&view.spec.workload.name);
+        let ours = |canary: &WorkloadView, labels: Option<&BTreeMap<String, String>>| {
+            labels.and_then(|labels| labels.get(names::CANARY_OF)) == Some(&view.uid) && canary.name == canary_name
+        };
+        let canary = world
+            .canaries
+            .get(namespace, &canary_name)
+            .filter(|canary| ours(&canary.view, canary.metadata.labels.as_ref()));
+        let service = found
+            .and_then(|found| world.services.get(namespace, &found.canary_service))
+            .filter(|service| service.view.canary_of.as_ref() == Some(&view.uid));
+        let this_run = |run: Option<&String>| run.is_some() && run == view.status.run.as_ref().map(|run| &run.id);
+        let canary_ready = service
+            .as_ref()
+            .filter(|service| this_run(service.view.run.as_ref()))
+            .map_or(0, |service| world.ready(namespace, &service.view.name));
+        let routes = view.spec.traffic.routes.iter().map(|route| {
+            let seen = world.routes.get(namespace, &route.name);
+            (
+                route.name.clone(),
+                seen.map_or(Seen::Absent, |route| Seen::At(route.view.clone())),
+            )
+        });
+        let templates = world.templates.group(namespace, &view.uid);
+        let (samples, source) = self.samples(&view);
+        Observed {
+            stable_ready: found.map_or(0, |found| world.ready(namespace, &found.stable_service)),
+            canary_ready,
+            routes: routes.collect(),
+            templates: templates
+                .iter()
+                .map(|template| (template.name_any(), template.view.clone()))
+                .collect(),
+            restarts: self.restarts(&view).await,
+            samples,
+            source,
+            workload,
+            canary: canary.map_or(Seen::Absent, |canary| Seen::At(canary.view.clone())),
+            canary_service: service.map_or(Seen::Absent, |service| Seen::At(service.view.clone())),
+            rollout: view,
+        }
+    }
+
+    /// The user's Deployment: watched once it carries our label, and asked for until then.
+    async fn workload(&self, namespace: &str, name: &str) -> Seen<WorkloadView> {
+        if let Some(workload) = self.world.workloads.get(namespace, name) {
+            return Seen::At(workload.view.clone());
+        }
+        match self.requests.get::<Deployment>(namespace, name).await {
+            Ok(Some(workload)) => Seen::At(workload.view),
+            Ok(None) => Seen::Absent,
+            Err(error) => Seen::Unknown(error.to_string()),
+        }
+    }
+
+    /// The lists of preflight.
+    pub async fn survey(&self, rollout: &Rollout) -> Result<Option<Survey>, RequestError> {
+        let namespace = rollout.namespace().unwrap_or_default();
+        let Some(workload) = self.requests.get_raw(&namespace, &rollout.spec.workload.name).await? else {
+            return Ok(None);
+        };
+        let services: Vec<Service> = self.requests.list(&namespace, None).await?;
+        let policies: Vec<NetworkPolicy> = self.requests.list(&namespace, None).await?;
+        let budgets: Vec<DisruptionBudget> = self.requests.list(&namespace, None).await?;
+        Ok(Some(Survey {
+            workload,
+            services: services.into_iter().map(|service| service.view).collect(),
+            network_policies: policies.into_iter().map(|policy| policy.view).collect(),
+            disruption_budgets: budgets.into_iter().map(|budget| budget.view).collect(),
+            sources: self.sources.clone(),
+            providers: self
+                .providers
+                .iter()
+                .filter_map(|provider| {
+                    let name = [ProviderName::Contour, ProviderName::Pods]
+                        .into_iter()
+                        .find(|name| name.as_str() == provider.name)?;
+                    Some(ProviderView {
+                        name,
+                        controllers: provider.controller_names.clone(),
+                    })
+                })
+                .collect(),
+        }))
+    }
+
+    /// The ReplicaSets in the Deployment's namespace that it may control.
+    pub async fn replica_sets(
+        &self,
+        rollout: &Rollout,
+        workload: &Seen<WorkloadView>,
+    ) -> Result<Vec<ReplicaSetView>, RequestError> {
+        let namespace = rollout.namespace().unwrap_or_default();
+        let Seen::At(workload) = workload else {
+            return Ok(Vec::new());
+        };
+        let sets: Vec<ReplicaSet> = self.requests.list(&namespace, None).await?;
+        Ok(sets
+            .into_iter()
+            .map(|set| set.view)
+            .filter(|set| set.owner.as_ref() == Some(&workload.uid))
+            .collect())
+    }
+
+    /// The counts that the run lives on, as far as they were read.
+    fn samples(&self, rollout: &RolloutView) -> (Vec<Interval>, SourceHealth) {
+        let Some(window) = state::window(rollout) else {
+            return (Vec::new(), SourceHealth::Untried);
+        };
+        let key = sampler::Key {
+            namespace: rollout.namespace.clone(),
+            name: rollout.name.clone(),
+            uid: rollout.uid.clone(),
+            run: window.run.clone(),
+        };
+        let want = self
+            .providers
+            .named(window.provider.as_str())
+            .and_then(|provider| Want::of(&window, provider))
+            .map_err(|error| error.to_string());
+        match want {
+            Ok(want) => {
+                let snapshot = self.sampler.want(&key, want);
+                (snapshot.intervals, snapshot.health)
+            }
+            Err(why) => (
+                Vec::new(),
+                SourceHealth::Down {
+                    since: Timestamp::from(jiff::Timestamp::now()),
+                    why,
+                },
+            ),
+        }
+    }
+
+    /// Stops reading for all runs but those that are under way.
+    pub fn forget_ended(&self) {
+        self.sampler.retain(|key| {
+            self.world
+                .rollouts
+                .get(&key.namespace, &key.name)
+                .is_some_and(|rollout| {
+                    rollout.uid().as_deref() == Some(key.uid.as_str())
+                        && rollout
+                            .status
+                            .as_ref()
+                            .and_then(|status| status.run.as_ref())
+                            .is_some_and(|run| run.id == key.run)
+                })
+        });
+    }
+
+    /// Error exits of the run's canary pods; stable's are asked for only where that many are suspicious.
+    async fn restarts(&self, rollout: &RolloutView) -> Option<Restarts> {
+        let run = rollout.status.run.as_ref()?;
+        let stable = rollout.status.stable.as_ref()?;
+        let canary = self.world.pods.group(&rollout.namespace, &run.id);
+        let (canary_error_exits, canary_pod_hours) = totals(canary.iter().map(AsRef::as_ref));
+        if canary_error_exits < SUSPICIOUS_EXITS {
+            return Some(Restarts {
+                canary_error_exits,
+                canary_pod_hours,
+                ..Restarts::default()
+            });
+        }
+        // A ReplicaSet is named after its Deployment and the hash that its pods carry.
+        let hash = stable.replica_set.rsplit('-').next()?;
+        let pods: Vec<Pod> = self
+            .requests
+            .list(&rollout.namespace, Some(&format!("pod-template-hash={hash}")))
+            .await
+            .ok()?;
+        let (stable_error_exits, stable_pod_hours) = totals(pods.iter());
+        Some(Restarts {
+            canary_error_exits,
+            canary_pod_hours,
+            stable_error_exits,
+            stable_pod_hours,
+        })
+    }
+}
+
+fn totals<'p>(pods: impl Iterator<Item = &'p Pod>) -> (u32, f64) {
+    let now = jiff::Timestamp::now().as_second();
+    pods.fold((0, 0.0), |(exits, hours), pod| {
+        let seconds = pod.view.started.map_or(0, |started| (now - started).max(0));
+        let seconds = f64::from(u32::try_from(seconds).unwrap_or(u32::MAX));
+        (pod.view.error_exits.saturating_add(exits), hours + seconds / 3_600.0)
+    })
+}
+
+/// The Rollout as decisions read it.
+pub fn rollout_view(rollout: &Rollout) -> RolloutView {
+    let annotations = rollout.annotations();
+    let command = annotations
+        .get(names::COMMAND)
+        .map(|text| serde_json::from_str::<Command>(text).map_err(|error| error.to_string()));
+    let finalizers = rollout.finalizers().to_vec();
+    RolloutView {
+        namespace: rollout.namespace().unwrap_or_default(),
+        name: rollout.name_any(),
+        uid: rollout.uid().unwrap_or_default(),
+        version: rollout.resource_version().unwrap_or_default(),
+        generation: rollout.metadata.generation.unwrap_or(0),
+        deleting: rollout.metadata.deletion_timestamp.is_some(),
+        finalizer: finalizers.iter().any(|name| name == names::FINALIZER),
+        finalizers,
+        command,
+        spec: rollout.spec.clone(),
+        status: rollout.status.clone().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,280 @@
+//! One pass over one Rollout: observe, decide, commit or execute, until there is nothing left to do but wait.
+//!
+//! The loop is the whole of it: no choice is made here that `next` could make. A pass ends early only where a request failed; the
+//! world is then read again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use kube::{ResourceExt, runtime::controller::Action};
+use stepgate_core::{
+    Effect, Input, Limits, Plan, Wake,
+    input::{ReplicaSetView, Survey},
+};
+use stepgate_crds::{
+    Rollout,
+    status::Note,
+    units::{Span, Timestamp},
+};
+use tracing::{debug, info, warn};
+
+use crate::{
+    execute::{Class, RequestError},
+    observe::Observer,
+    telemetry::Metrics,
+    world::Handle,
+};
+
+/// More turns than any pass takes: one that comes here goes in circles, and must not take the others down with it.
+const MOST_TURNS: usize = 40;
+/// How soon to look again after the world moved on under a write.
+const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+/// The first wait after a failed request; doubled with each in a row.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
+/// The longest wait after failed requests.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that a timer is set for.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
+/// Events of decisions this old were written by whoever led then, or are of no use any more.
+const NEWS: Span = Span::seconds(600);
+
+/// What a pass needs.
+#[derive(Debug)]
+pub struct Reconciler {
+    /// The eyes.
+    pub observer: Observer,
+    /// The constants.
+    pub limits: Limits,
+    /// Our own metrics.
+    pub metrics: Metrics,
+    /// The leader's term.
+    pub term: i64,
+    /// How long nobody led before it.
+    pub absent: Span,
+    /// Failures in a row, by Rollout; an entry of none says that the Rollout was seen before.
+    pub failures: Mutex<HashMap<(String, String), u32>>,
+}
+
+/// What the last look brought that no watch does: good for one pass.
+#[derive(Default)]
+struct Brought {
+    survey: Option<Survey>,
+    replica_sets: Option<Vec<ReplicaSetView>>,
+}
+
+impl Reconciler {
+    /// One pass. Never fails: what went wrong is logged, counted and tried again.
+    pub async fn reconcile(&self, handle: Arc<Handle>) -> Action {
+        let (namespace, name) = (handle.namespace().unwrap_or_default(), handle.name_any());
+        let started = Instant::now();
+        let ended = self.pass(&namespace, &name).await;
+        let outcome = ended.as_ref().map_or_else(RequestError::label, |_| "ok");
+        self.metrics.reconciled(outcome, started.elapsed());
+        match ended {
+            Ok(wake) => {
+                self.failures().insert((namespace, name), 0);
+                wake.and_then(|wake| wake.at).map_or_else(Action::await_change, |at| {
+                    // A timer that rings a moment early would only wake to wait again.
+                    let wait = at.since(now()).duration() + Duration::from_millis(2);
+                    Action::requeue(wait.min(LONGEST_SLEEP))
+                })
+            }
+            Err(error) => Action::requeue(self.after(&namespace, &name, &error)),
+        }
+    }
+
+    async fn pass(&self, namespace: &str, name: &str) -> Result<Option<Wake>, RequestError> {
+        let mut brought = Brought::default();
+        for turn in 0..MOST_TURNS {
+            let Some(rollout) = self.observer.world.rollouts.get(namespace, name) else {
+                self.failures().remove(&(namespace.to_owned(), name.to_owned()));
+                self.observer.forget_ended();
+                return Ok(None);
+            };
+            if turn == 0 {
+                self.publish_again(&rollout);
+            }
+            let plan = self.decide(&rollout, &mut brought).await?;
+            match plan {
+                Plan::Commit(status) => self.commit(&rollout, *status).await?,
+                Plan::Act(effects) => self.act(namespace, name, &effects).await?,
+                Plan::Wait(wake) => return Ok(Some(wake)),
+            }
+        }
+        warn!(
+            namespace,
+            rollout = name,
+            turns = MOST_TURNS,
+            "this pass goes in circles: please report it with the Rollout's status"
+        );
+        Ok(Some(Wake {
+            at: Some(now().after(self.limits.mend)),
+            ..Wake::default()
+        }))
+    }
+
+    /// The next decision, with what it asked for brought.
+    async fn decide(&self, rollout: &Rollout, brought: &mut Brought) -> Result<Plan, RequestError> {
+        let seen = self.observer.observe(rollout).await;
+        loop {
+            let input = Input {
+                now: now(),
+                term: self.term,
+                absent: self.absent,
+                limits: &self.limits,
+                rollout: &seen.rollout,
+                workload: &seen.workload,
+                canary: &seen.canary,
+                canary_service: &seen.canary_service,
+                stable_ready: seen.stable_ready,
+                canary_ready: seen.canary_ready,
+                routes: &seen.routes,
+                templates: &seen.templates,
+                survey: brought.survey.as_ref(),
+                replica_sets: brought.replica_sets.as_deref(),
+                restarts: seen.restarts,
+                samples: &seen.samples,
+                source: &seen.source,
+            };
+            let plan = stepgate_core::next(&input);
+            let Plan::Wait(Wake { need, .. }) = &plan else {
+                return Ok(plan);
+            };
+            let survey = need.survey && brought.survey.is_none();
+            let replica_sets = need.replica_sets && brought.replica_sets.is_none();
+            if !survey && !replica_sets {
+                return Ok(plan);
+            }
+            if survey {
+                let Some(found) = self.observer.survey(rollout).await? else {
+                    // Gone between two looks: the next observation sees it.
+                    return Ok(Plan::Wait(Wake {
+                        at: Some(now().after(self.limits.mend)),
+                        ..Wake::default()
+                    }));
+                };
+                brought.survey = Some(found);
+            }
+            if replica_sets {
+                brought.replica_sets = Some(self.observer.replica_sets(rollout, &seen.workload).await?);
+            }
+        }
+    }
+
+    async fn commit(&self, rollout: &Rollout, status: stepgate_crds::RolloutStatus) -> Result<(), RequestError> {
+        let before = rollout.status.clone().unwrap_or_default();
+        let written = self
+            .observer
+            .requests
+            .commit(&self.observer.world, rollout, status)
+            .await?;
+        let after = written.status.clone().unwrap_or_default();
+        if before.phase != after.phase || before.message != after.message {
+            info!(
+                namespace = rollout.namespace().unwrap_or_default(),
+                rollout = rollout.name_any(),
+                run = after.run.as_ref().map(|run| run.id.as_str()),
+                phase = after.phase.map(stepgate_crds::status::Phase::as_str),
+                step = after.step,
+                intended = after.run.as_ref().map(|run| run.weight),
+                accepted = after.weight,
+                verdict = after.verdict,
+                "{}",
+                after.message.as_deref().unwrap_or_default()
+            );
+        }
+        if before.verdict != after.verdict {
+            self.metrics.verdict(match after.verdict.as_deref() {
+                Some("Pass") => "pass",
+                Some("Fail") => "fail",
+                Some(_) => "hold",
+                None => "none",
+            });
+        }
+        if let Some(note) = after.note.as_ref().filter(|note| Some(*note) != before.note.as_ref()) {
+            self.publish(Arc::clone(&written), note.clone());
+        }
+        if after.run.is_none() && before.run.is_some() {
+            self.observer.forget_ended();
+        }
+        Ok(())
+    }
+
+    async fn act(&self, namespace: &str, name: &str, effects: &[Effect]) -> Result<(), RequestError> {
+        for effect in effects {
+            debug!(namespace, rollout = name, kind = ?effect.kind, object = effect.name, act = ?effect.act, "acting");
+            self.observer
+                .requests
+                .execute(&self.observer.world, namespace, effect)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Writes an Event beside the pass: nothing waits for it.
+    fn publish(&self, rollout: Arc<Rollout>, note: Note) {
+        let requests = self.observer.requests.clone();
+        tokio::spawn(async move {
+            if let Err(error) = requests.publish(&rollout, &note).await {
+                warn!(reason = note.reason, "an Event was not written: {error}");
+            }
+        });
+    }
+
+    /// The last Event of a Rollout, once after our start: whoever led before may have died between its commit and its Event.
+    fn publish_again(&self, rollout: &Arc<Rollout>) {
+        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+        let first = !self.failures().contains_key(&key);
+        let Some(note) = rollout
+            .status
+            .as_ref()
+            .and_then(|status| status.note.clone())
+            .filter(|_| first)
+        else {
+            return;
+        };
+        self.failures().insert(key, 0);
+        let written = i64::from_str_radix(&note.id, 16).map(Timestamp::from_millis);
+        if written.is_ok_and(|written| now().since(written) < NEWS) {
+            self.publish(Arc::clone(rollout), note);
+        }
+    }
+
+    /// How long to wait after a failure.
+    fn after(&self, namespace: &str, name: &str, error: &RequestError) -> Duration {
+        let mut failures = self.failures();
+        let in_a_row = failures.entry((namespace.to_owned(), name.to_owned())).or_insert(0);
+        *in_a_row = in_a_row.saturating_add(1);
+        let patience = AFTER_FAILURE
+            .saturating_mul(2_u32.saturating_pow((*in_a_row).saturating_sub(1).min(10)))
+            .min(LONGEST_PATIENCE);
+        match error.class() {
+            Class::Conflict | Class::Invalid if *in_a_row <= 3 => {
+                debug!(namespace, rollout = name, "the world moved on under a write: {error}");
+                AFTER_CONFLICT
+            }
+            class => {
+                warn!(
+                    namespace,
+                    rollout = name,
+                    ?class,
+                    in_a_row,
+                    "a request failed, trying again in {patience:?}: {error}"
+                );
+                patience
+            }
+        }
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The time, once for a decision, in the resolution that status has.
+fn now() -> Timestamp {
+    Timestamp::from(jiff::Timestamp::now())
+}

@@ -1,0 +1,309 @@
+//! Everything that is watched, and which Rollouts care about a change of it.
+//!
+//! Holds no decision. Objects of users come from all namespaces (or one), ours by their labels alone, so that an idle cluster of
+//! many Deployments costs nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use kube::{
+    Resource, ResourceExt,
+    api::ObjectMeta,
+    runtime::{reflector::ObjectRef, watcher},
+};
+use serde::Deserialize;
+use stepgate_crds::{Rollout, names};
+
+use crate::{
+    kinds::{Deployment, EndpointSlice, HttpRoute, OwnedService, Pod, PodTemplate},
+    mirror::Mirror,
+};
+
+/// The watched objects.
+#[derive(Debug)]
+pub struct World {
+    /// Rollouts, without managed fields.
+    pub rollouts: Mirror<Rollout>,
+    /// Managed Deployments.
+    pub workloads: Mirror<Deployment>,
+    /// Deployments of canaries.
+    pub canaries: Mirror<Deployment>,
+    /// Services of canaries.
+    pub services: Mirror<OwnedService>,
+    /// Recorded templates, by the Rollout's uid.
+    pub templates: Mirror<PodTemplate>,
+    /// HTTPRoutes.
+    pub routes: Mirror<HttpRoute>,
+    /// EndpointSlices, by Service.
+    pub slices: Mirror<EndpointSlice>,
+    /// Pods of canaries, by run.
+    pub pods: Mirror<Pod>,
+    interests: RwLock<Interests>,
+}
+
+/// What a Rollout cares about: by something that a changed object says of itself, the Rollouts to look at.
+#[derive(Debug, Default)]
+struct Interests {
+    by: HashMap<Interest, BTreeSet<(String, String)>>,
+    of: HashMap<(String, String), Vec<Interest>>,
+}
+
+/// What an object may say of itself, beside its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Interest {
+    Route(String, String),
+    Service(String, String),
+    Run(String, String),
+    Uid(String),
+}
+
+/// A Rollout as the queue knows it: its name.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Handle {
+    metadata: ObjectMeta,
+}
+
+impl Resource for Handle {
+    type DynamicType = ();
+    type Scope = kube::core::NamespaceResourceScope;
+
+    fn kind((): &()) -> std::borrow::Cow<'_, str> {
+        Rollout::kind(&())
+    }
+    fn group((): &()) -> std::borrow::Cow<'_, str> {
+        Rollout::group(&())
+    }
+    fn version((): &()) -> std::borrow::Cow<'_, str> {
+        Rollout::version(&())
+    }
+    fn plural((): &()) -> std::borrow::Cow<'_, str> {
+        Rollout::plural(&())
+    }
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl Handle {
+    fn of(rollout: &Rollout) -> Self {
+        let ObjectMeta {
+            name,
+            namespace,
+            uid,
+            resource_version,
+            ..
+        } = rollout.metadata.clone();
+        Self {
+            metadata: ObjectMeta {
+                name,
+                namespace,
+                uid,
+                resource_version,
+                ..ObjectMeta::default()
+            },
+        }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            rollouts: Mirror::new(|_| None),
+            workloads: Mirror::new(|_| None),
+            canaries: Mirror::new(|_| None),
+            services: Mirror::new(|_| None),
+            templates: Mirror::new(|template| template.metadata.labels.as_ref()?.get(names::TEMPLATE_OF).cloned()),
+            routes: Mirror::new(|_| None),
+            slices: Mirror::new(|slice| slice.view.service.clone()),
+            pods: Mirror::new(|pod| pod.view.run.clone()),
+            interests: RwLock::default(),
+        }
+    }
+}
+
+impl World {
+    /// Whether every watch has brought its first list.
+    pub fn is_synced(&self) -> bool {
+        self.rollouts.is_synced()
+            && self.workloads.is_synced()
+            && self.canaries.is_synced()
+            && self.services.is_synced()
+            && self.templates.is_synced()
+            && self.routes.is_synced()
+            && self.slices.is_synced()
+            && self.pods.is_synced()
+    }
+
+    /// How many Rollouts are in each phase.
+    pub fn phases(&self) -> BTreeMap<&'static str, usize> {
+        let mut phases = BTreeMap::new();
+        self.rollouts.for_each(|rollout| {
+            let phase = rollout.status.as_ref().and_then(|status| status.phase);
+            *phases
+                .entry(phase.map_or("New", stepgate_crds::status::Phase::as_str))
+                .or_insert(0) += 1;
+        });
+        phases
+    }
+
+    /// Takes in a watch event of a Rollout, and gives it back as the queue needs it.
+    pub fn observe_rollout(&self, event: watcher::Event<Rollout>) -> watcher::Event<Handle> {
+        let event = modify(event, |rollout| rollout.metadata.managed_fields = None);
+        self.rollouts.observe(&event);
+        match &event {
+            watcher::Event::Apply(rollout) | watcher::Event::InitApply(rollout) => self.take_interest(rollout),
+            watcher::Event::Delete(rollout) => self.lose_interest(rollout),
+            watcher::Event::Init | watcher::Event::InitDone => {}
+        }
+        match event {
+            watcher::Event::Apply(rollout) => watcher::Event::Apply(Handle::of(&rollout)),
+            watcher::Event::Delete(rollout) => watcher::Event::Delete(Handle::of(&rollout)),
+            watcher::Event::InitApply(rollout) => watcher::Event::InitApply(Handle::of(&rollout)),
+            watcher::Event::Init => watcher::Event::Init,
+            watcher::Event::InitDone => watcher::Event::InitDone,
+        }
+    }
+
+    /// Takes in the answer to a write of ours on a Rollout.
+    pub fn put_rollout(&self, mut rollout: Rollout) -> Arc<Rollout> {
+        rollout.metadata.managed_fields = None;
+        self.rollouts.put(&rollout);
+        self.take_interest(&rollout);
+        Arc::new(rollout)
+    }
+
+    /// Ready endpoints of a Service.
+    pub fn ready(&self, namespace: &str, service: &str) -> i32 {
+        let slices = self.slices.group(namespace, service);
+        let pods: BTreeSet<&String> = slices.iter().flat_map(|slice| &slice.view.ready).collect();
+        i32::try_from(pods.len()).unwrap_or(i32::MAX)
+    }
+
+    /// The Rollout of a managed Deployment.
+    pub fn of_workload(workload: &Deployment) -> Vec<ObjectRef<Handle>> {
+        let namespace = workload.namespace().unwrap_or_default();
+        workload
+            .view
+            .rollout
+            .iter()
+            .map(|name| ObjectRef::new(name).within(&namespace))
+            .collect()
+    }
+
+    /// The Rollouts that a route is named by.
+    pub fn of_route(&self, route: &HttpRoute) -> Vec<ObjectRef<Handle>> {
+        self.interested(&Interest::Route(
+            route.namespace().unwrap_or_default(),
+            route.name_any(),
+        ))
+    }
+
+    /// The Rollouts of a slice's Service.
+    pub fn of_slice(&self, slice: &EndpointSlice) -> Vec<ObjectRef<Handle>> {
+        let namespace = slice.namespace().unwrap_or_default();
+        slice
+            .view
+            .service
+            .iter()
+            .flat_map(|service| self.interested(&Interest::Service(namespace.clone(), service.clone())))
+            .collect()
+    }
+
+    /// The Rollouts of a canary pod.
+    pub fn of_pod(&self, pod: &Pod) -> Vec<ObjectRef<Handle>> {
+        let namespace = pod.namespace().unwrap_or_default();
+        pod.view
+            .run
+            .iter()
+            .flat_map(|run| self.interested(&Interest::Run(namespace.clone(), run.clone())))
+            .collect()
+    }
+
+    /// The Rollout whose uid stands in this label of an object that we made.
+    pub fn of_owned(&self, metadata: &ObjectMeta, label: &str) -> Vec<ObjectRef<Handle>> {
+        let uid = metadata.labels.as_ref().and_then(|labels| labels.get(label));
+        uid.iter()
+            .flat_map(|uid| self.interested(&Interest::Uid((*uid).clone())))
+            .collect()
+    }
+
+    fn interested(&self, interest: &Interest) -> Vec<ObjectRef<Handle>> {
+        let interests = self.interests.read().unwrap_or_else(PoisonError::into_inner);
+        let names = interests.by.get(interest);
+        names
+            .into_iter()
+            .flatten()
+            .map(|(namespace, name)| ObjectRef::new(name).within(namespace))
+            .collect()
+    }
+
+    fn take_interest(&self, rollout: &Rollout) {
+        let mut interests = self.interests.write().unwrap_or_else(PoisonError::into_inner);
+        interests.set(rollout, interests_of(rollout));
+    }
+
+    fn lose_interest(&self, rollout: &Rollout) {
+        let mut interests = self.interests.write().unwrap_or_else(PoisonError::into_inner);
+        interests.set(rollout, Vec::new());
+    }
+}
+
+impl Interests {
+    fn set(&mut self, rollout: &Rollout, now: Vec<Interest>) {
+        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+        if self.of.get(&key) == Some(&now) {
+            return;
+        }
+        for before in self.of.remove(&key).into_iter().flatten() {
+            if let Some(names) = self.by.get_mut(&before) {
+                names.remove(&key);
+                if names.is_empty() {
+                    self.by.remove(&before);
+                }
+            }
+        }
+        for interest in &now {
+            self.by.entry(interest.clone()).or_default().insert(key.clone());
+        }
+        if !now.is_empty() {
+            self.of.insert(key, now);
+        }
+    }
+}
+
+fn interests_of(rollout: &Rollout) -> Vec<Interest> {
+    let namespace = rollout.namespace().unwrap_or_default();
+    let status = rollout.status.as_ref();
+    let found = status.and_then(|status| status.found.as_ref());
+    let run = status.and_then(|status| status.run.as_ref());
+    let routes = rollout
+        .spec
+        .traffic
+        .routes
+        .iter()
+        .map(|route| Interest::Route(namespace.clone(), route.name.clone()));
+    let services = found
+        .into_iter()
+        .flat_map(|found| [&found.stable_service, &found.canary_service]);
+    routes
+        .chain(services.map(|service| Interest::Service(namespace.clone(), service.clone())))
+        .chain(run.map(|run| Interest::Run(namespace.clone(), run.id.clone())))
+        .chain(rollout.uid().map(Interest::Uid))
+        .collect()
+}
+
+/// The event with its object changed.
+pub fn modify<K>(mut event: watcher::Event<K>, change: impl FnOnce(&mut K)) -> watcher::Event<K> {
+    match &mut event {
+        watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object) => {
+            change(object)
+        }
+        watcher::Event::Init | watcher::Event::InitDone => {}
+    }
+    event
+}

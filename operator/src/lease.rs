@@ -5,140 +5,21 @@
 //! `renew_deadline`, which is less than the lease's duration, says so before anyone else can lead; the caller then ends the process. The
 //! Kubernetes client's own retry has to be off, or a write could land late.
 
+mod record;
+mod term;
+
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Whose lease, and how long things last.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseOptions {
-    /// Namespace of the Lease.
-    pub namespace: String,
-    /// Name of the Lease.
-    pub name: String,
-    /// Who we are: never the same for two processes, nor for one before and after a restart.
-    pub identity: String,
-    /// So long a leader is believed to lead after its last sign of life. Whole seconds.
-    pub lease: Duration,
-    /// So long a leader tries to renew before it gives up; below `lease`.
-    pub renew_deadline: Duration,
-    /// Between two tries to renew or to acquire; below `renew_deadline`.
-    pub retry: Duration,
-    /// For one request; below `retry`.
-    pub request: Duration,
-}
-
-impl LeaseOptions {
-    /// 15 s, given up after 10 s, renewed every 2 s, 1.5 s a request.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>, identity: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-            identity: identity.into(),
-            lease: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            retry: Duration::from_secs(2),
-            request: Duration::from_millis(1500),
-        }
-    }
-
-    fn check(&self) -> Result<(), LeaseError> {
-        let bad = |what| Err(LeaseError::Options { what });
-        if self.identity.is_empty() {
-            return bad("the identity is empty");
-        }
-        if self.lease.subsec_nanos() != 0 || i32::try_from(self.lease.as_secs()).is_err() {
-            return bad("the lease's duration is not a whole number of seconds");
-        }
-        if self.request.is_zero() || self.request >= self.retry {
-            return bad("a request may take as long as the time between two tries, or longer");
-        }
-        if self.retry >= self.renew_deadline {
-            return bad("the time between two tries is not below the renew deadline");
-        }
-        if self.renew_deadline >= self.lease {
-            return bad("the renew deadline is not below the lease's duration");
-        }
-        Ok(())
-    }
-}
-
-/// Who leads, as far as this process is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leadership {
-    /// Not this process.
-    Standby,
-    /// This process.
-    Leader(Term),
-}
-
-/// One time of leading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Term {
-    /// The Lease's transitions: another number for every term.
-    pub number: i32,
-    /// When it began, our clock.
-    pub since: Timestamp,
-    /// How long nobody had led before it, as well as can be known: since the last sign of life of the leader before.
-    pub absent: Duration,
-    /// No write may begin after this. Moves on with every renewal, without waking whoever watches.
-    pub deadline: Instant,
-}
-
-impl Leadership {
-    /// Whether this process leads at this moment, also after it was stopped for a while.
-    pub fn leads(&self) -> bool {
-        matches!(self, Self::Leader(term) if Instant::now() < term.deadline)
-    }
-}
-
-/// Why leading, or trying to, has ended.
-#[derive(Debug, Error)]
-pub enum LeaseError {
-    /// The durations do not fit together.
-    #[error("lease options: {what}")]
-    Options {
-        /// What does not fit.
-        what: &'static str,
-    },
-    /// Another process holds the Lease.
-    #[error("Lease {lease}: {holder} holds it now; this process led and has to end")]
-    Taken {
-        /// namespace/name.
-        lease: String,
-        /// Who.
-        holder: String,
-    },
-    /// Renewing failed for too long.
-    #[error("Lease {lease} could not be renewed for {seconds} s ({reason}); this process led and has to end")]
-    Lost {
-        /// namespace/name.
-        lease: String,
-        /// The deadline.
-        seconds: f64,
-        /// The last failure.
-        reason: String,
-    },
-}
-
-impl LeaseError {
-    /// A constant word for logs.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Options { .. } => "options",
-            Self::Taken { .. } => "taken",
-            Self::Lost { .. } => "lost",
-        }
-    }
-}
+use record::{holder, is_free, released, transitions, unseen};
+pub use term::{Leadership, LeaseError, LeaseOptions, Term};
 
 /// Why one request did not do.
 enum Failure {
@@ -210,14 +91,14 @@ impl Elector {
                         absent,
                         deadline,
                     };
-                    tracing::info!(lease = %self.label(), term = number, absent = absent.as_secs(), "leading");
+                    tracing::info!(lease = %self.options.label(), term = number, absent = absent.as_secs(), "leading");
                     self.state.send_replace(Leadership::Leader(term));
                     return (lease, renewed);
                 }
                 Ok(None) => complaint.clear(),
                 Err(reason) => {
                     if reason != complaint {
-                        tracing::warn!(lease = %self.label(), "cannot try to lead: {reason}");
+                        tracing::warn!(lease = %self.options.label(), "cannot try to lead: {reason}");
                         complaint = reason;
                     }
                 }
@@ -237,7 +118,7 @@ impl Elector {
                     name: Some(name.to_owned()),
                     ..ObjectMeta::default()
                 };
-                let lease = self.held(Lease { metadata, spec: None }, 1, Timestamp::now());
+                let lease = self.options.held(Lease { metadata, spec: None }, 1, Timestamp::now());
                 return self
                     .claim(self.api.create(&PostParams::default(), &lease), Duration::ZERO)
                     .await;
@@ -258,7 +139,7 @@ impl Elector {
             });
         }
         let Some(seen) = sighting else { return Ok(None) };
-        if !is_free(&seen.lease) && now.duration_since(seen.at) < self.patience(&seen.lease) {
+        if !is_free(&seen.lease) && now.duration_since(seen.at) < self.options.patience(&seen.lease) {
             return Ok(None);
         }
         let absent = if seen.fresh {
@@ -267,7 +148,7 @@ impl Elector {
             unseen(&seen.lease)
         };
         let number = transitions(&seen.lease).saturating_add(1);
-        let lease = self.held(seen.lease.clone(), number, Timestamp::now());
+        let lease = self.options.held(seen.lease.clone(), number, Timestamp::now());
         self.claim(self.api.replace(name, &PostParams::default(), &lease), absent)
             .await
     }
@@ -308,18 +189,18 @@ impl Elector {
                 }
                 Ok((_, Ok(Renewal::Taken(holder)))) => {
                     return LeaseError::Taken {
-                        lease: self.label(),
+                        lease: self.options.label(),
                         holder,
                     };
                 }
                 Ok((_, Err(failure))) => {
-                    tracing::warn!(lease = %self.label(), "cannot renew: {failure}");
+                    tracing::warn!(lease = %self.options.label(), "cannot renew: {failure}");
                     reason = failure;
                 }
                 Err(_) => {
                     let seconds = self.options.renew_deadline.as_secs_f64();
                     return LeaseError::Lost {
-                        lease: self.label(),
+                        lease: self.options.label(),
                         seconds,
                         reason,
                     };
@@ -338,7 +219,7 @@ impl Elector {
             .and_then(|spec| spec.acquire_time.as_ref())
             .map(|time| time.0);
         for _ in 0..2 {
-            let next = self.held(
+            let next = self.options.held(
                 lease.clone(),
                 transitions(lease),
                 acquired.unwrap_or_else(Timestamp::now),
@@ -355,7 +236,7 @@ impl Elector {
                 Err(Failure::Conflict | Failure::NotFound) => {}
             }
             match self.bounded(self.api.get(name)).await {
-                Ok(found) if self.is_ours(&found, transitions(lease)) => *lease = found,
+                Ok(found) if self.options.is_ours(&found, transitions(lease)) => *lease = found,
                 Ok(found) if is_free(&found) => return Ok(Renewal::Taken("nobody".to_owned())),
                 Ok(found) => return Ok(Renewal::Taken(holder(&found).to_owned())),
                 Err(Failure::NotFound) => return Ok(Renewal::Taken("nobody, it was deleted".to_owned())),
@@ -363,10 +244,6 @@ impl Elector {
             }
         }
         Err("others write it all the time".to_owned())
-    }
-
-    fn is_ours(&self, lease: &Lease, term: i32) -> bool {
-        holder(lease) == self.options.identity && transitions(lease) == term
     }
 
     /// Gives the Lease back, so that the next leader need not wait. Best effort: without it the next one waits for the lease's duration.
@@ -378,43 +255,20 @@ impl Elector {
                 .await
             {
                 Ok(_) => {
-                    tracing::info!(lease = %self.label(), "released");
+                    tracing::info!(lease = %self.options.label(), "released");
                     return;
                 }
                 // A renewal that was under way may have landed.
                 Err(Failure::Conflict) => match self.bounded(self.api.get(name)).await {
-                    Ok(found) if self.is_ours(&found, term) => lease = found,
+                    Ok(found) if self.options.is_ours(&found, term) => lease = found,
                     _ => return,
                 },
                 Err(failure) => {
-                    tracing::warn!(lease = %self.label(), "could not be released: {}", failure.reason());
+                    tracing::warn!(lease = %self.options.label(), "could not be released: {}", failure.reason());
                     return;
                 }
             }
         }
-    }
-
-    /// The Lease as held by us from now on; everything else of it stays.
-    fn held(&self, mut lease: Lease, number: i32, acquired: Timestamp) -> Lease {
-        lease.spec = Some(LeaseSpec {
-            holder_identity: Some(self.options.identity.clone()),
-            lease_duration_seconds: i32::try_from(self.options.lease.as_secs()).ok(),
-            acquire_time: Some(MicroTime(acquired)),
-            renew_time: Some(MicroTime(Timestamp::now())),
-            lease_transitions: Some(number),
-            ..lease.spec.unwrap_or_default()
-        });
-        lease
-    }
-
-    /// How long a Lease has to be seen unchanged before it is taken: as long as its holder says, and never less than we would have it.
-    fn patience(&self, lease: &Lease) -> Duration {
-        let theirs = lease
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.lease_duration_seconds)
-            .and_then(|seconds| u64::try_from(seconds).ok());
-        self.options.lease.max(Duration::from_secs(theirs.unwrap_or(0)))
     }
 
     async fn bounded<T>(&self, request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
@@ -435,10 +289,6 @@ impl Elector {
             ))),
         }
     }
-
-    fn label(&self) -> String {
-        format!("{}/{}", self.options.namespace, self.options.name)
-    }
 }
 
 enum Renewal {
@@ -454,53 +304,4 @@ impl Failure {
             Self::Other(reason) => reason,
         }
     }
-}
-
-/// The Lease without a holder, as client-go leaves it: any candidate may take it at once.
-fn released(lease: &Lease) -> Lease {
-    let now = MicroTime(Timestamp::now());
-    let spec = LeaseSpec {
-        holder_identity: Some(String::new()),
-        lease_duration_seconds: Some(1),
-        acquire_time: Some(now.clone()),
-        renew_time: Some(now),
-        ..lease.spec.clone().unwrap_or_default()
-    };
-    Lease {
-        metadata: lease.metadata.clone(),
-        spec: Some(spec),
-    }
-}
-
-fn holder(lease: &Lease) -> &str {
-    lease
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.holder_identity.as_deref())
-        .unwrap_or_default()
-}
-
-fn is_free(lease: &Lease) -> bool {
-    holder(lease).is_empty()
-}
-
-fn transitions(lease: &Lease) -> i32 {
-    lease
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.lease_transitions)
-        .unwrap_or_default()
-}
-
-/// Since the holder before us last wrote, by its clock and ours: good enough to shift deadlines, and nothing else hangs on it.
-fn unseen(lease: &Lease) -> Duration {
-    let renewed = lease
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.renew_time.as_ref())
-        .map(|time| time.0);
-    renewed
-        .map_or(SignedDuration::ZERO, |at| Timestamp::now().duration_since(at))
-        .try_into()
-        .unwrap_or_default()
 }

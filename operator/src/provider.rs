@@ -7,7 +7,10 @@
 use std::fmt;
 
 use serde::Deserialize;
+use stepgate_crds::rollout::ProviderName;
 use thiserror::Error;
+
+pub use stepgate_core::input::Arms;
 
 /// The providers that are compiled in, by file name.
 const BUILT_IN: [(&str, &str); 2] = [
@@ -61,23 +64,6 @@ impl Series {
     pub fn parse(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|series| series.label() == label)
     }
-}
-
-/// What tells the two versions of one rollout apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arms {
-    /// Namespace of the Rollout and everything below.
-    pub namespace: String,
-    /// The user's Service.
-    pub stable_service: String,
-    /// Stepgate's Service.
-    pub canary_service: String,
-    /// Port of both Services that the route refers to.
-    pub port: u16,
-    /// Name of the recorded stable ReplicaSet.
-    pub stable_replicaset: String,
-    /// Name of the canary Deployment.
-    pub canary_deployment: String,
 }
 
 /// One PromQL expression; its result has at most the four series of [`Series`].
@@ -245,6 +231,19 @@ impl Providers {
             })
     }
 
+    /// The provider that a Rollout asks for: by name, or by the controllers of its route's parents.
+    pub fn choose<S: AsRef<str>>(
+        &self,
+        name: ProviderName,
+        controller_names: &[S],
+    ) -> Result<&Provider, ProviderError> {
+        match name {
+            ProviderName::Auto => self.auto(controller_names),
+            ProviderName::Contour => self.named("contour"),
+            ProviderName::Pods => self.named("pods"),
+        }
+    }
+
     /// The provider that fits all of the route's controllers, else the one that needs none (`pods`): a route with two different gateways has
     /// no single family of gateway counters that sees every request.
     pub fn auto<S: AsRef<str>>(&self, controller_names: &[S]) -> Result<&Provider, ProviderError> {
@@ -280,7 +279,7 @@ impl Provider {
             stable_service: "s".into(),
             canary_service: "c".into(),
             port: 1,
-            stable_replicaset: "r".into(),
+            stable_replica_set: "r".into(),
             canary_deployment: "d".into(),
         };
         provider.selectors(&probe)?;
@@ -336,7 +335,7 @@ impl Provider {
                 ("stableService", _) => filled.push_str(&in_string(&arms.stable_service)),
                 ("canaryService", _) => filled.push_str(&in_string(&arms.canary_service)),
                 ("port", _) => filled.push_str(&arms.port.to_string()),
-                ("stablePods", _) => filled.push_str(&in_string(&pods_of_replicaset(&arms.stable_replicaset))),
+                ("stablePods", _) => filled.push_str(&in_string(&pods_of_replicaset(&arms.stable_replica_set))),
                 ("canaryPods", _) => filled.push_str(&in_string(&pods_of_deployment(&arms.canary_deployment))),
                 _ => return Err(unknown(placeholder)),
             }

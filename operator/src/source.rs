@@ -4,93 +4,22 @@
 //! bytes and seconds spent on a reply. What a reply says is read strictly ([`reply`]); a number that is not a count spoils its own interval
 //! and no other. Neither the URL's credentials nor a reply's body get into errors, logs or status.
 
+mod error;
 pub mod reply;
 pub mod sampler;
+mod spec;
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use reqwest::{Client, Response, StatusCode, Url, redirect};
-use thiserror::Error;
 
 use crate::provider::Query;
 use reply::Sample;
+use reqwest::{Client, Response, StatusCode, Url, redirect};
+
+pub use error::{ErrorClass, SourceError};
+pub use spec::{SourceSpec, SpecError};
 
 /// The most that a rejected query's own message may add to an error, in characters.
 const MESSAGE_LIMIT: usize = 200;
-
-/// One `--metrics-source name=url`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceSpec {
-    /// The name by which a Rollout refers to it, a DNS label.
-    pub name: String,
-    /// The base URL, to which `/api/v1/…` is appended. Without user, password, query and fragment.
-    pub url: Url,
-}
-
-/// Why a `--metrics-source` is refused. The value itself is not repeated: it may hold a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum SpecError {
-    /// No `=`.
-    #[error("a metrics source is written name=url, say default=http://prometheus.monitoring:9090")]
-    NoName,
-    /// The name is no DNS label.
-    #[error(
-        "a metrics source's name has lower-case letters, digits and dashes only, at most 63 of them, and begins and ends with a letter or digit"
-    )]
-    BadName,
-    /// Not an http or https URL with a host.
-    #[error(
-        "a metrics source's URL begins with http:// or https:// and has a host, say http://prometheus.monitoring:9090"
-    )]
-    BadUrl,
-    /// `user:password@`.
-    #[error(
-        "a metrics source's URL has no user and password: they would be seen by everyone who sees the command line"
-    )]
-    Credentials,
-    /// `?` or `#`.
-    #[error("a metrics source's URL has no query and no fragment: /api/v1/query is appended to it")]
-    Query,
-}
-
-impl FromStr for SourceSpec {
-    type Err = SpecError;
-
-    fn from_str(text: &str) -> Result<Self, SpecError> {
-        let (name, url) = text.split_once('=').ok_or(SpecError::NoName)?;
-        let plain = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
-        if name.is_empty()
-            || name.len() > 63
-            || !name.chars().all(|character| plain(character) || character == '-')
-            || !name.starts_with(plain)
-            || !name.ends_with(plain)
-        {
-            return Err(SpecError::BadName);
-        }
-        let url = Url::parse(url).map_err(|_| SpecError::BadUrl)?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-            return Err(SpecError::BadUrl);
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(SpecError::Credentials);
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(SpecError::Query);
-        }
-        Ok(Self {
-            name: name.to_owned(),
-            url,
-        })
-    }
-}
-
-impl fmt::Display for SourceSpec {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}={}", self.name, self.url)
-    }
-}
 
 /// Bounds on one query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,171 +35,6 @@ impl Default for SourceLimits {
         Self {
             timeout: Duration::from_secs(5),
             body: 1 << 20,
-        }
-    }
-}
-
-/// Whether asking again can help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// It may be over in a moment.
-    Transient,
-    /// The source wants credentials, or others.
-    Forbidden,
-    /// The query or the address is wrong; the same question gets the same answer.
-    Invalid,
-}
-
-/// Why a source gave no reply that can be read. Nothing of a body is repeated but a Prometheus' own error message, shortened.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    /// The HTTP client could not be made.
-    #[error("metrics source {name}: the HTTP client cannot be set up")]
-    Client {
-        /// The source.
-        name: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// No connection.
-    #[error("metrics source {name} cannot be reached at {address}; check --metrics-source and that Prometheus runs")]
-    Connect {
-        /// The source.
-        name: String,
-        /// Host and port.
-        address: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The connection broke, or what came was not HTTP.
-    #[error("metrics source {name} broke off its reply")]
-    Broken {
-        /// The source.
-        name: String,
-        /// Why.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// Not done in time.
-    #[error("metrics source {name} did not answer a query within {seconds} s")]
-    Timeout {
-        /// The source.
-        name: String,
-        /// The limit.
-        seconds: f64,
-    },
-    /// A redirect, which is not followed.
-    #[error(
-        "metrics source {name} redirects to another address (HTTP {status}); name that address in --metrics-source"
-    )]
-    Redirect {
-        /// The source.
-        name: String,
-        /// HTTP status.
-        status: u16,
-    },
-    /// HTTP 401 or 403.
-    #[error("metrics source {name} refuses the query (HTTP {status}); it has to answer Stepgate without credentials")]
-    Unauthorized {
-        /// The source.
-        name: String,
-        /// HTTP status.
-        status: u16,
-    },
-    /// Any other HTTP error without a Prometheus error in it.
-    #[error("metrics source {name} answers with HTTP {status}")]
-    Status {
-        /// The source.
-        name: String,
-        /// HTTP status.
-        status: u16,
-    },
-    /// Prometheus says what is wrong with the query.
-    #[error("metrics source {name} cannot evaluate the query: {kind}: {message}")]
-    Rejected {
-        /// The source.
-        name: String,
-        /// Prometheus' errorType.
-        kind: String,
-        /// Prometheus' error, shortened.
-        message: String,
-    },
-    /// More bytes than the cap.
-    #[error("metrics source {name} sent more than {limit} bytes for one query; is this a Prometheus?")]
-    TooLarge {
-        /// The source.
-        name: String,
-        /// The cap.
-        limit: usize,
-    },
-    /// Not JSON, or not Prometheus' JSON.
-    #[error("metrics source {name} sent a reply that is not a Prometheus API reply ({what}); is this a Prometheus?")]
-    Malformed {
-        /// The source.
-        name: String,
-        /// What is amiss.
-        what: &'static str,
-    },
-    /// Its clock and ours disagree.
-    #[error(
-        "metrics source {name}: its clock is {skew:+.1} s from this one, more than the {limit} s of one scrape; set the clocks right"
-    )]
-    Skew {
-        /// The source.
-        name: String,
-        /// Source minus ours, seconds.
-        skew: f64,
-        /// The limit, seconds.
-        limit: f64,
-    },
-    /// No source of that name.
-    #[error(
-        "no metrics source is named {name}; there are: {known}. Name one of them in spec.analysis.source, or add --metrics-source {name}=URL"
-    )]
-    Unknown {
-        /// The name.
-        name: String,
-        /// Those that exist.
-        known: String,
-    },
-}
-
-impl SourceError {
-    /// Whether asking again can help.
-    pub const fn class(&self) -> ErrorClass {
-        match self {
-            Self::Connect { .. }
-            | Self::Broken { .. }
-            | Self::Timeout { .. }
-            | Self::Status { .. }
-            | Self::Malformed { .. }
-            | Self::Skew { .. } => ErrorClass::Transient,
-            Self::Unauthorized { .. } => ErrorClass::Forbidden,
-            Self::Client { .. }
-            | Self::Redirect { .. }
-            | Self::Rejected { .. }
-            | Self::TooLarge { .. }
-            | Self::Unknown { .. } => ErrorClass::Invalid,
-        }
-    }
-
-    /// A constant word for metrics.
-    pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Client { .. } => "client",
-            Self::Connect { .. } => "connect",
-            Self::Broken { .. } => "broken",
-            Self::Timeout { .. } => "timeout",
-            Self::Redirect { .. } => "redirect",
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::Status { .. } => "status",
-            Self::Rejected { .. } => "rejected",
-            Self::TooLarge { .. } => "too_large",
-            Self::Malformed { .. } => "malformed",
-            Self::Skew { .. } => "skew",
-            Self::Unknown { .. } => "unknown",
         }
     }
 }

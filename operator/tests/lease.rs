@@ -1,5 +1,11 @@
 //! Leadership against an API server of the test's own making, which keeps one Lease and compares resourceVersions; time is tokio's, paused.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests and what they start from"
+)]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -170,7 +176,7 @@ async fn the_first_process_makes_the_lease_and_renews_it() {
     let mut first = start(&server, "a");
     let term = first.term().await;
     assert_eq!((term.number, term.absent), (1, Duration::ZERO));
-    sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_mins(1)).await;
     assert!(first.leads());
     let server = server.lock().unwrap();
     let (method, path, body) = &server.seen[1];
@@ -387,7 +393,7 @@ async fn a_standby_waits_for_an_api_server_that_is_down() {
     let server = server();
     server.lock().unwrap().mood = Mood::Broken;
     let mut first = start(&server, "a");
-    sleep(Duration::from_secs(120)).await;
+    sleep(Duration::from_mins(2)).await;
     assert!(!first.leads() && !first.task.is_finished());
     server.lock().unwrap().mood = Mood::Well;
     first.term().await;

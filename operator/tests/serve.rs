@@ -1,8 +1,14 @@
 //! The health and metrics pages, over a real connection.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they start from")]
+
+#[path = "source/programs.rs"]
+mod programs;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use programs::program;
 use stepgate::serve::{Readiness, Server};
 use stepgate::telemetry::Metrics;
 use tokio::task::JoinHandle;
@@ -96,13 +102,13 @@ async fn the_page_is_one_that_prometheus_reads() {
     metrics.reconciled("ok", Duration::from_millis(3));
     // Prometheus' own check reads its older text format, which is the same but for the end mark.
     let page = metrics.encode().unwrap().replace("# EOF\n", "");
-    let mut check = std::process::Command::new("promtool")
+    let mut check = std::process::Command::new(program("promtool"))
         .args(["check", "metrics"])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("promtool cannot be run ({error}); it comes with Debian's package prometheus"));
+        .unwrap();
     check.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let output = check.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

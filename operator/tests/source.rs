@@ -1,111 +1,34 @@
-//! The metrics source against a real Prometheus, and against a hand-written impostor for what a real one never sends.
+//! The metrics source and its sampler, against a real Prometheus, and against a hand-written impostor for what a real one never sends.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they start from")]
+
+#[path = "source/fixtures.rs"]
+mod fixtures;
 #[path = "source/impostor.rs"]
 mod impostor;
+#[path = "source/programs.rs"]
+mod programs;
 #[path = "source/prometheus.rs"]
 mod prometheus;
+#[path = "source/sampler.rs"]
+mod sampler;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use fixtures::{contour, gateway, hour_ago, limited, source};
 use impostor::{Answer, Impostor};
-use prometheus::{Line, Prometheus};
-use stepgate::provider::{Arms, Providers, Query, Series};
-use stepgate::source::reply::{DataError, QuadSample, Sample};
-use stepgate::source::sampler::{Key, Sampler, SamplerOptions, SourceHealth, Want};
-use stepgate::source::{ErrorClass, MetricsSource, SourceError, SourceLimits, SourceSpec, SpecError};
-use stepgate::telemetry::Metrics;
-use stepgate_core::verdict::{Arm, Counts, Interval, Observation};
-use tokio::sync::mpsc;
+use prometheus::Prometheus;
+use stepgate::provider::{Query, Series};
+use stepgate::source::reply::{DataError, QuadSample};
+use stepgate::source::{ErrorClass, SourceError, SourceLimits, SourceSpec, SpecError};
 
-fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_secs()
-        .try_into()
-        .unwrap()
-}
-
-fn source(url: &str) -> MetricsSource {
-    limited(
-        url,
-        SourceLimits {
-            timeout: Duration::from_secs(2),
-            body: 64 << 10,
-        },
-    )
-}
-
-fn limited(url: &str, limits: SourceLimits) -> MetricsSource {
-    MetricsSource::new(&format!("default={url}").parse().unwrap(), limits).unwrap()
-}
-
-fn quad(canary_requests: u64, canary_bad: u64, stable_requests: u64, stable_bad: u64) -> Sample {
-    Ok(QuadSample {
+fn quad(canary_requests: u64, canary_bad: u64, stable_requests: u64, stable_bad: u64) -> QuadSample {
+    QuadSample {
         canary_requests: Some(canary_requests),
         canary_bad: Some(canary_bad),
         stable_requests: Some(stable_requests),
         stable_bad: Some(stable_bad),
-    })
-}
-
-fn contour(interval: u32) -> Query {
-    let arms = Arms {
-        namespace: "shop".into(),
-        stable_service: "checkout".into(),
-        canary_service: "checkout-canary".into(),
-        port: 80,
-        stable_replicaset: String::new(),
-        canary_deployment: String::new(),
-    };
-    Providers::built_in()
-        .unwrap()
-        .named("contour")
-        .unwrap()
-        .query(&arms, interval)
-        .unwrap()
-}
-
-/// Twenty minutes of a gateway: stable 100 requests and one bad a scrape, and from the tenth minute on a canary with 10 and 2.
-fn gateway() -> Vec<Line> {
-    let canary = |series, step: i64| {
-        let mut line = Line {
-            series,
-            samples: vec![None; 120],
-        };
-        line.samples.extend((1..=120).map(|index| Some(index * step)));
-        line
-    };
-    vec![
-        Line::rising("up{job=\"envoy\",instance=\"gw\"}", 1, 0, 240),
-        Line::rising(
-            "envoy_cluster_upstream_rq_xx{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\",envoy_response_code_class=\"2\"}",
-            5000,
-            99,
-            240,
-        ),
-        Line::rising(
-            "envoy_cluster_upstream_rq_xx{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\",envoy_response_code_class=\"5\"}",
-            40,
-            1,
-            240,
-        ),
-        canary(
-            "envoy_cluster_upstream_rq_xx{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout-canary_80\",envoy_response_code_class=\"2\"}",
-            8,
-        ),
-        canary(
-            "envoy_cluster_upstream_rq_xx{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout-canary_80\",envoy_response_code_class=\"5\"}",
-            2,
-        ),
-    ]
-}
-
-/// An hour ago, on the grid of 15 s.
-fn hour_ago() -> i64 {
-    (now() - 3600) / 15 * 15
+    }
 }
 
 #[tokio::test]
@@ -130,9 +53,9 @@ async fn a_real_prometheus_gives_the_same_counts_one_by_one_and_in_one_range() {
     assert_eq!(at(15), stable_alone);
     assert_eq!(at(585), stable_alone);
     // The canary's first responses are there at 600 s, and are counted though its series are new.
-    assert_eq!(at(600), quad(10, 2, 300, 3));
-    assert_eq!(at(615), quad(30, 6, 300, 3));
-    assert_eq!(at(1050), quad(30, 6, 300, 3));
+    assert_eq!(at(600), Ok(quad(10, 2, 300, 3)));
+    assert_eq!(at(615), Ok(quad(30, 6, 300, 3)));
+    assert_eq!(at(1050), Ok(quad(30, 6, 300, 3)));
     // Holes in the list of ends are not filled.
     let holes = source
         .window(&query, &[start + 15, start + 600, start + 1050], 15)
@@ -203,17 +126,9 @@ async fn a_real_prometheus_that_gives_no_counts_spoils_the_interval_alone() {
     assert_eq!(
         source.window(&sometimes, &[end, end + 15, end + 30], 15).await.unwrap(),
         vec![
-            (
-                end,
-                Ok(QuadSample {
-                    canary_requests: Some(5),
-                    canary_bad: Some(0),
-                    stable_requests: Some(7),
-                    stable_bad: Some(0)
-                })
-            ),
+            (end, Ok(quad(5, 0, 7, 0))),
             (end + 15, Err(DataError::NotFinite(Series::CanaryRequests))),
-            (end + 30, quad(5, 0, 7, 0)),
+            (end + 30, Ok(quad(5, 0, 7, 0))),
         ]
     );
     // More bad ones than requests reach the judge as they are; fractions are rounded, halves to even.
@@ -332,7 +247,8 @@ async fn a_source_that_is_not_there_is_named_with_its_address() {
     );
 }
 
-fn vector(extra: &str, result: &str) -> String {
+/// A vector's reply with further fields, and this as its result.
+pub(crate) fn vector(extra: &str, result: &str) -> String {
     format!(r#"{{"status":"success"{extra},"data":{{"resultType":"vector","result":{result}}}}}"#)
 }
 
@@ -453,315 +369,4 @@ fn a_source_is_written_name_and_url() {
     assert_eq!(refused("a=http://u@p"), SpecError::Credentials);
     assert_eq!(refused("a=http://p?x=secret"), SpecError::Query);
     assert!(!refused("a=http://u:secret@p").to_string().contains("secret@"));
-}
-
-// --- the sampler ---
-
-fn key() -> Key {
-    Key {
-        namespace: "shop".into(),
-        name: "checkout".into(),
-        uid: "u".into(),
-        run: "r1".into(),
-    }
-}
-
-struct Sampling {
-    sampler: Sampler,
-    woken: mpsc::UnboundedReceiver<Key>,
-    metrics: Metrics,
-}
-
-impl Sampling {
-    fn of(source: MetricsSource) -> Self {
-        Self::with(
-            source,
-            SamplerOptions {
-                scrape: Duration::from_secs(1),
-                settle: Duration::ZERO,
-                ..SamplerOptions::default()
-            },
-        )
-    }
-
-    fn with(source: MetricsSource, options: SamplerOptions) -> Self {
-        let (notify, woken) = mpsc::unbounded_channel();
-        let metrics = Metrics::new();
-        Self {
-            sampler: Sampler::new([source], options, metrics.clone(), notify),
-            woken,
-            metrics,
-        }
-    }
-
-    /// Looks each time that the key is told, until the look says yes.
-    async fn until(
-        &mut self,
-        want: &Want,
-        mut enough: impl FnMut(&[Interval], &SourceHealth) -> bool,
-    ) -> Vec<Interval> {
-        let look = async {
-            loop {
-                let snapshot = self.sampler.want(&key(), want.clone());
-                if enough(&snapshot.intervals, &snapshot.health) {
-                    return snapshot.intervals;
-                }
-                assert_eq!(self.woken.recv().await.unwrap(), key());
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), look)
-            .await
-            .expect("nothing of it within 30 s")
-    }
-}
-
-fn want(from_exclusive: i64, interval: u32, query: Query) -> Want {
-    Want {
-        source: "default".into(),
-        from_exclusive,
-        interval,
-        query,
-    }
-}
-
-#[tokio::test]
-async fn missed_intervals_are_read_in_few_queries_oldest_first() {
-    let start = hour_ago();
-    let prometheus = Prometheus::with(start, &gateway());
-    let mut sampling = Sampling::with(
-        source(&prometheus.url),
-        SamplerOptions {
-            window: 50,
-            kept: 60,
-            scrape: Duration::from_secs(1),
-            ..SamplerOptions::default()
-        },
-    );
-    let wanted = want(start, 15, contour(15));
-    let kept = sampling.until(&wanted, |intervals, _| intervals.len() == 60).await;
-    assert_eq!(
-        kept.iter().map(|read| read.end).collect::<Vec<_>>(),
-        (1..=60).map(|index| start + index * 15).collect::<Vec<_>>()
-    );
-    let stable = Arm {
-        requests: 300.0,
-        bad: 3.0,
-    };
-    assert_eq!(kept[0].metrics, vec![Observation::CanarySilent { stable }]);
-    assert_eq!(
-        kept[59].metrics,
-        vec![Observation::Counts(Counts {
-            canary: Arm {
-                requests: 30.0,
-                bad: 6.0
-            },
-            stable
-        })]
-    );
-    assert_eq!(kept[59].seconds, 15);
-    // No more is read until what is kept has been used.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(sampling.sampler.want(&key(), wanted.clone()).intervals.len(), 60);
-    let later = want(start + 900, 15, contour(15));
-    let rest = sampling.until(&later, |intervals, _| intervals.len() == 60).await;
-    assert_eq!((rest[0].end, rest[59].end), (start + 915, start + 1800));
-    // A commit that did not succeed: the same intervals again, and the same counts.
-    let again = sampling.until(&wanted, |intervals, _| intervals.len() == 60).await;
-    assert_eq!(again, kept);
-    let page = sampling.metrics.encode().unwrap();
-    assert!(
-        page.contains("stepgate_source_queries_total{source=\"default\",outcome=\"ok\"}"),
-        "{page}"
-    );
-}
-
-#[tokio::test]
-async fn an_interval_is_read_when_it_is_old_enough_and_not_before() {
-    let prometheus = Prometheus::with(0, &[]);
-    let mut sampling = Sampling::of(source(&prometheus.url));
-    let begin = now();
-    let query = Query::new("label_replace(vector(4), \"stepgate\", \"canary_requests\", \"\", \"\")");
-    let wanted = want(begin, 1, query);
-    for index in 1..=3 {
-        let read = sampling.until(&wanted, |intervals, _| intervals.len() >= index).await;
-        let newest = read.last().unwrap().end;
-        assert!(now() > newest, "the interval to {newest} was read at {}", now());
-        assert_eq!(read[0].end, begin + 1);
-    }
-    let due = sampling.sampler.next_due(&key()).unwrap().as_second();
-    assert!((now() - 1..=now() + 3).contains(&due), "{due}");
-    sampling.sampler.forget(&key());
-    assert_eq!(sampling.sampler.next_due(&key()), None);
-}
-
-#[tokio::test]
-async fn a_source_that_goes_and_comes_back_loses_no_interval() {
-    let down = Arc::new(AtomicBool::new(true));
-    let state = Arc::clone(&down);
-    let impostor = Impostor::new(move |request| {
-        if state.load(Ordering::SeqCst) {
-            Answer::Http("503 Service Unavailable", vec![], String::new())
-        } else if request.body == "query=time%28%29" {
-            Answer::Json(format!(
-                r#"{{"status":"success","data":{{"resultType":"scalar","result":[{0},"{0}"]}}}}"#,
-                now()
-            ))
-        } else if request.line.contains("query_range") {
-            Answer::Json(r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#.into())
-        } else {
-            Answer::Json(vector("", "[]"))
-        }
-    });
-    let mut sampling = Sampling::of(source(&impostor.url));
-    let begin = now();
-    let wanted = want(begin, 1, Query::new("up"));
-    let mut since = 0;
-    sampling
-        .until(&wanted, |_, health| match health {
-            SourceHealth::Unavailable {
-                since: at,
-                label,
-                message,
-            } => {
-                since = *at;
-                assert_eq!(*label, "status");
-                assert_eq!(message, "metrics source default answers with HTTP 503");
-                true
-            }
-            _ => false,
-        })
-        .await;
-    assert!((begin..=now()).contains(&since));
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let before = impostor.requests().len();
-    assert!((2..=6).contains(&before), "{before} questions to a source that is down");
-    match sampling.sampler.want(&key(), wanted.clone()).health {
-        SourceHealth::Unavailable { since: still, .. } => assert_eq!(still, since),
-        other => panic!("{other:?}"),
-    }
-    down.store(false, Ordering::SeqCst);
-    let read = sampling
-        .until(&wanted, |intervals, health| {
-            intervals.len() >= 3 && *health == SourceHealth::Available
-        })
-        .await;
-    assert!(
-        (1..).zip(&read).all(|(index, interval)| interval.end == begin + index),
-        "{read:?}"
-    );
-    assert!(
-        read.iter()
-            .all(|interval| interval.metrics == vec![Observation::Silent])
-    );
-}
-
-#[tokio::test]
-async fn a_clock_that_is_wrong_makes_the_source_unavailable() {
-    let impostor = Impostor::new(move |_| {
-        let theirs = now() - 3600;
-        Answer::Json(format!(
-            r#"{{"status":"success","data":{{"resultType":"scalar","result":[{theirs},"{theirs}"]}}}}"#
-        ))
-    });
-    let mut sampling = Sampling::of(source(&impostor.url));
-    let wanted = want(now() - 10, 1, Query::new("up"));
-    let read = sampling
-        .until(&wanted, |_, health| {
-            matches!(health, SourceHealth::Unavailable { label: "skew", .. })
-        })
-        .await;
-    assert!(read.is_empty());
-    assert!(
-        impostor
-            .requests()
-            .iter()
-            .all(|request| request.body == "query=time%28%29")
-    );
-}
-
-#[tokio::test]
-async fn a_slow_source_and_an_unknown_one_delay_nobody() {
-    let impostor = Impostor::always(Answer::Silence);
-    let mut sampling = Sampling::of(source(&impostor.url));
-    let started = Instant::now();
-    for run in 0..1000 {
-        let other = Key {
-            run: format!("r{run}"),
-            ..key()
-        };
-        let snapshot = sampling.sampler.want(&other, want(now() - 100, 1, Query::new("up")));
-        assert_eq!(snapshot.health, SourceHealth::Unknown);
-    }
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-    sampling.sampler.retain(|_| false);
-    let nowhere = Want {
-        source: "nowhere".into(),
-        ..want(0, 1, Query::new("up"))
-    };
-    while sampling.woken.try_recv().is_ok() {}
-    sampling
-        .until(&nowhere, |_, health| match health {
-            SourceHealth::Unavailable { label, message, .. } => {
-                assert_eq!(*label, "unknown");
-                assert!(
-                    message.starts_with("no metrics source is named nowhere; there are: default."),
-                    "{message}"
-                );
-                true
-            }
-            _ => false,
-        })
-        .await;
-    assert!(sampling.sampler.source("default").is_ok());
-    assert_eq!(sampling.sampler.source("nowhere").unwrap_err().label(), "unknown");
-}
-
-#[tokio::test]
-async fn a_query_that_is_wrong_is_its_own_runs_trouble_only() {
-    let prometheus = Prometheus::with(0, &[]);
-    let mut sampling = Sampling::of(source(&prometheus.url));
-    let wrong = Key {
-        run: "wrong".into(),
-        ..key()
-    };
-    sampling.sampler.want(&wrong, want(now() - 5, 1, Query::new("sum(")));
-    tokio::time::timeout(Duration::from_secs(10), async {
-        while !matches!(
-            sampling
-                .sampler
-                .want(&wrong, want(now() - 5, 1, Query::new("sum(")))
-                .health,
-            SourceHealth::Unavailable { label: "rejected", .. }
-        ) {
-            sampling.woken.recv().await.unwrap();
-        }
-    })
-    .await
-    .unwrap();
-    // Drained, or the other run's look would be woken for this one.
-    let right = want(now() - 5, 1, Query::new("vector(1)"));
-    let mut good = None;
-    tokio::time::timeout(Duration::from_secs(10), async {
-        while good.is_none() {
-            let snapshot = sampling.sampler.want(&key(), right.clone());
-            assert!(
-                !matches!(snapshot.health, SourceHealth::Unavailable { .. }),
-                "{:?}",
-                snapshot.health
-            );
-            good = (!snapshot.intervals.is_empty()).then_some(snapshot.intervals);
-            sampling.woken.recv().await.unwrap();
-        }
-    })
-    .await
-    .unwrap();
-    match &good.unwrap()[0].metrics[0] {
-        Observation::Error(error) => {
-            assert!(
-                error.0.ends_with("a series is labelled with none of the four counts"),
-                "{error}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
 }

@@ -115,7 +115,7 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, ended: &AtomicBool, 
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
     match script(&request) {
         Answer::Http(status, headers, body) => {
-            let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+            let headers = headers.join("\r\n") + if headers.is_empty() { "" } else { "\r\n" };
             let length = body.len();
             write(
                 &mut stream,

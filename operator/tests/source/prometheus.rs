@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::programs::program;
+
 /// Seconds between two samples.
 pub(crate) const SCRAPE: i64 = 5;
 
@@ -59,14 +61,12 @@ impl Prometheus {
         std::fs::write(folder.join("series.txt"), text).unwrap();
         std::fs::write(folder.join("prometheus.yml"), "global: {scrape_interval: 1h}\n").unwrap();
         if !lines.is_empty() {
-            let blocks = Command::new("promtool")
+            let blocks = Command::new(program("promtool"))
                 .args(["tsdb", "create-blocks-from", "openmetrics"])
                 .arg(folder.join("series.txt"))
                 .arg(folder.join("data"))
                 .output()
-                .unwrap_or_else(|error| {
-                    panic!("promtool cannot be run ({error}); it comes with Debian's package prometheus")
-                });
+                .unwrap();
             assert!(blocks.status.success(), "{}", String::from_utf8_lossy(&blocks.stderr));
         }
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -74,16 +74,14 @@ impl Prometheus {
             .local_addr()
             .unwrap()
             .port();
-        let child = Command::new("prometheus")
+        let child = Command::new(program("prometheus"))
             .arg(format!("--config.file={}", folder.join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
             .arg(format!("--web.listen-address=127.0.0.1:{port}"))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(folder.join("log")).unwrap())
             .spawn()
-            .unwrap_or_else(|error| {
-                panic!("prometheus cannot be run ({error}); it comes with Debian's package prometheus")
-            });
+            .unwrap();
         let prometheus = Self {
             url: format!("http://127.0.0.1:{port}"),
             child,
@@ -95,7 +93,7 @@ impl Prometheus {
 
     fn wait_until_ready(&self, port: u16) {
         use std::io::{Read as _, Write as _};
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         while Instant::now() < until {
             if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
                 let mut answer = String::new();

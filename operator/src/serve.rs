@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -17,6 +18,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
+
+/// After the stop, for requests under way.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Set once the watched caches have been filled. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -97,12 +101,19 @@ impl Server {
             .map_err(|source| ServeError::Serve { source })
     }
 
-    /// Answers until `stop`, then finishes what is under way.
+    /// Answers until `stop`, then finishes what is under way, for [`GRACE`] at most.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ServeError> {
-        axum::serve(self.listener, router(self.pages))
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-            .map_err(|source| ServeError::Serve { source })
+        let serving =
+            axum::serve(self.listener, router(self.pages)).with_graceful_shutdown(stop.clone().cancelled_owned());
+        // A client that never finishes its request must not keep the process.
+        let out_of_patience = async {
+            stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            served = serving.into_future() => served.map_err(|source| ServeError::Serve { source }),
+            () = out_of_patience => Ok(()),
+        }
     }
 }
 

@@ -342,7 +342,7 @@ fn a_provider_file_with_a_mistake_is_refused() {
     let good = include_str!("../providers/contour.yaml");
     assert!(Provider::parse("good", good).is_ok());
     let label = |text: &str| Provider::parse("bad", text).unwrap_err().label();
-    assert_eq!(label(&good.replace("verified: false", "verifed: false")), "syntax");
+    assert_eq!(label(&good.replace("verified: true", "verifed: true")), "syntax");
     assert_eq!(label(&good.replace("${port}", "${prot}")), "placeholder");
     assert_eq!(label(&good.replace("${port}", "${port")), "placeholder");
     assert_eq!(label(&good.replace("_${port}\"", "${arm}\"")), "placeholder");

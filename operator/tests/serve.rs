@@ -11,6 +11,7 @@ use std::time::Duration;
 use programs::program;
 use stepgate::serve::{Readiness, Server};
 use stepgate::telemetry::Metrics;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +120,8 @@ async fn the_page_is_one_that_prometheus_reads() {
 async fn it_stops_when_told_though_a_client_stays_connected() {
     let running = run().await;
     let idle = tokio::net::TcpStream::connect(running.address).await.unwrap();
+    let mut half = tokio::net::TcpStream::connect(running.address).await.unwrap();
+    half.write_all(b"GET /livez HTTP/1.1\r\nhost").await.unwrap();
     assert_eq!(get(running.address, "/livez").await.0, 200);
     running.stop.cancel();
     tokio::time::timeout(Duration::from_secs(10), running.task)
@@ -126,7 +129,7 @@ async fn it_stops_when_told_though_a_client_stays_connected() {
         .expect("still serving")
         .unwrap()
         .unwrap();
-    drop(idle);
+    drop((idle, half));
 }
 
 #[tokio::test]

@@ -6,4 +6,6 @@
 pub mod cluster;
 pub mod load;
 pub mod node;
+pub mod operator;
+pub mod shop;
 pub mod until;

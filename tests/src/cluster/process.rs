@@ -75,14 +75,19 @@ impl Process {
             .with_context(|| format!("waiting for {}", self.name))
     }
 
+    /// SIGKILL. Returns when the process is gone.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("killing {}", self.name))
+    }
+
     /// SIGTERM, then SIGKILL after `grace`. Returns when the process is gone.
     pub async fn stop(&mut self, grace: Duration) -> Result<()> {
         terminate(&self.child);
         if timeout(grace, self.child.wait()).await.is_err() {
-            self.child
-                .kill()
-                .await
-                .with_context(|| format!("killing {}", self.name))?;
+            self.kill().await?;
         }
         Ok(())
     }

@@ -1,0 +1,204 @@
+//! The operator as a process of a test's own: with the chart's rights and no more, for one namespace, killed and started at will.
+//!
+//! The chart is installed once a cluster (with no replica), so that CRD, rights and hold policy are those that users get.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::time::sleep;
+
+use crate::cluster::process::{Process, tail};
+use crate::cluster::{Cluster, Namespace, PROMETHEUS_URL};
+
+/// Where the chart is installed.
+pub const SYSTEM: &str = "stepgate-system";
+/// The ServiceAccount that the chart makes, and that the operators of tests act as.
+pub const ACCOUNT: &str = "stepgate";
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// How an operator is started.
+#[derive(Clone, Debug)]
+pub struct OperatorOptions {
+    /// Metrics sources, as `--metrics-source` takes them.
+    pub sources: Vec<String>,
+    /// The scrape interval that the operator is told.
+    pub scrape: &'static str,
+    /// The length of an interval.
+    pub interval: &'static str,
+    /// The bake of a step.
+    pub bake: &'static str,
+    /// How long after acceptance a weight is in force.
+    pub settle: &'static str,
+    /// How long canary pods stay.
+    pub drain: &'static str,
+    /// Any other flags.
+    pub flags: Vec<String>,
+}
+
+impl Default for OperatorOptions {
+    /// The cluster's own Prometheus (scrape interval 5 s), and everything as short as it may be beside it.
+    fn default() -> Self {
+        Self {
+            sources: vec![format!("default={PROMETHEUS_URL}")],
+            scrape: "5s",
+            interval: "10s",
+            bake: "1s",
+            settle: "1s",
+            drain: "2s",
+            flags: Vec::new(),
+        }
+    }
+}
+
+/// A running operator that watches one namespace.
+#[derive(Debug)]
+pub struct Operator {
+    cluster: Cluster,
+    namespace: String,
+    name: String,
+    options: OperatorOptions,
+    process: Option<Process>,
+}
+
+impl Operator {
+    /// Starts an operator for this namespace, and installs the chart where nobody has yet.
+    pub async fn start(namespace: &Namespace, options: OperatorOptions) -> Result<Self> {
+        install_chart(namespace.cluster()).await?;
+        let mut operator = Self {
+            cluster: namespace.cluster().clone(),
+            namespace: namespace.name().to_owned(),
+            name: format!(
+                "operator-{}-{}",
+                namespace.name(),
+                COUNT.fetch_add(1, Ordering::Relaxed)
+            ),
+            options,
+            process: None,
+        };
+        operator.restart().await?;
+        Ok(operator)
+    }
+
+    /// The same operator once more, after `kill` or `stop`, under the same identity and lease.
+    pub async fn restart(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "{} runs already", self.name);
+        let kubeconfig = self.cluster.kubeconfig_of_service_account(SYSTEM, ACCOUNT).await?;
+        let program = binary("stepgate")?;
+        let options = &self.options;
+        let mut arguments = vec![
+            "run".to_owned(),
+            format!("--namespace={}", self.namespace),
+            format!("--lease-namespace={SYSTEM}"),
+            format!("--lease-name={}", self.namespace),
+            format!("--identity={}", self.name),
+            "--listen-address=127.0.0.1".to_owned(),
+            "--port=0".to_owned(),
+            format!("--scrape-interval={}", options.scrape),
+            format!("--default-interval={}", options.interval),
+            format!("--default-bake={}", options.bake),
+            format!("--default-settle={}", options.settle),
+            format!("--default-drain={}", options.drain),
+        ];
+        arguments.extend(
+            options
+                .sources
+                .iter()
+                .map(|source| format!("--metrics-source={source}")),
+        );
+        arguments.extend(options.flags.iter().cloned());
+        let wrapped = [
+            format!("KUBECONFIG={}", kubeconfig.display()),
+            program.display().to_string(),
+        ];
+        let process = Process::start(
+            &self.name,
+            &self.cluster.facts().logs,
+            &PathBuf::from("/usr/bin/env"),
+            wrapped.into_iter().chain(arguments),
+        )?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL: as a node that loses power.
+    pub async fn kill(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// SIGTERM, and its end awaited: passes under way end, the lease is given back.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.stop(Duration::from_secs(15)).await?;
+        }
+        Ok(())
+    }
+
+    /// The process id while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Process::id)
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self, lines: usize) -> String {
+        tail(&self.cluster.facts().logs.join(format!("{}.log", self.name)), lines)
+    }
+}
+
+/// Installs the chart with no replica, once a cluster; other tests wait until it is there.
+pub async fn install_chart(cluster: &Cluster) -> Result<()> {
+    let done = cluster.facts().path("chart-installed");
+    let lock = cluster.facts().path("chart-lock");
+    let file = File::create(&lock).with_context(|| format!("making {}", lock.display()))?;
+    // Test binaries are processes of their own: a lock of the file system is what they share.
+    while file.try_lock().is_err() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    if done.exists() {
+        return Ok(());
+    }
+    let chart = format!("{}/../charts/stepgate", env!("CARGO_MANIFEST_DIR"));
+    cluster
+        .helm(&[
+            "install",
+            "stepgate",
+            &chart,
+            "--namespace",
+            SYSTEM,
+            "--create-namespace",
+            "--set=replicas=0",
+            "--set=metricsSources.default=http://127.0.0.1:9090",
+        ])
+        .await?;
+    for policy in ["mutatingadmissionpolicybinding", "validatingadmissionpolicybinding"] {
+        cluster.kubectl(&["get", policy, "stepgate-hold"]).await?;
+    }
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd/rollouts.stepgate.dev",
+            "--timeout=30s",
+        ])
+        .await?;
+    File::create(&done).with_context(|| format!("making {}", done.display()))?;
+    Ok(())
+}
+
+/// A binary of this workspace, beside the one that runs.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding the running program")?;
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file());
+    found.with_context(|| format!("the program {name} is not built: run `cargo build --workspace --bins`"))
+}

@@ -42,7 +42,7 @@ impl Readiness {
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The address is taken or not ours.
-    #[error("cannot listen on {address} for health and metrics pages; choose another with --serve-address")]
+    #[error("cannot listen on {address} for health and metrics pages; choose another with --listen-address or --port")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     command::Verb,
     evidence::Evidence,
-    rollout::{ProviderName, Step},
+    rollout::{ProviderName, RouteReference, Step},
     units::{Share, Span, Timestamp},
 };
 
@@ -135,6 +135,8 @@ pub struct Stable {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Found {
+    /// The generation of the spec that it was found for.
+    pub generation: i64,
     /// The user's Service.
     pub stable_service: String,
     /// The Service that Stepgate makes for a run.
@@ -203,6 +205,8 @@ pub struct Run {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RunSpec {
+    /// The managed routes.
+    pub routes: Vec<RouteReference>,
     /// The steps, each with its bake.
     pub steps: Vec<Step>,
     /// How long after acceptance a weight is in force.

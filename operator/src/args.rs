@@ -32,13 +32,13 @@ pub struct Run {
     #[arg(long = "metrics-source", value_name = "NAME=URL")]
     pub metrics_sources: Vec<SourceSpec>,
     /// How often the metrics sources scrape.
-    #[arg(long, default_value = "30s", value_name = "SPAN")]
+    #[arg(long, default_value = "15s", value_name = "SPAN")]
     pub scrape_interval: Span,
     /// The longest that a query to a metrics source may take.
     #[arg(long, default_value = "5s", value_name = "SPAN")]
     pub query_timeout: Span,
     /// The length of an interval of the counts, where a Rollout does not say.
-    #[arg(long, default_value = "1m", value_name = "SPAN")]
+    #[arg(long, default_value = "30s", value_name = "SPAN")]
     pub default_interval: Span,
     /// The bake of a step, where a Rollout does not say.
     #[arg(long, default_value = "1m", value_name = "SPAN")]
@@ -77,7 +77,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What to log, such as `info` or `info,stepgate=debug`.
-    #[arg(long, env = "STEPGATE_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
 }
 

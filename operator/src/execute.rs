@@ -44,6 +44,12 @@ pub enum RequestError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// Somebody else's object has the name.
+    #[error("{what} is there already and was not made by this Rollout; rename or remove it")]
+    Taken {
+        /// The object.
+        what: String,
+    },
     /// No answer in time: it may still take effect.
     #[error("{verb} {what}: no answer within {REQUEST_DEADLINE:?}")]
     Late {
@@ -86,6 +92,7 @@ impl RequestError {
                 kube::Error::Api(status) if matches!(status.code, 401 | 403) => Class::Forbidden,
                 _ => Class::Transient,
             },
+            Self::Taken { .. } => Class::Invalid,
             Self::Late { .. } | Self::NotLeading { .. } => Class::Transient,
         }
     }
@@ -99,6 +106,7 @@ impl RequestError {
                 Class::Forbidden => "forbidden",
                 Class::Transient => "error",
             },
+            Self::Taken { .. } => "taken",
             Self::Late { .. } => "timeout",
             Self::NotLeading { .. } => "not_leading",
         }
@@ -110,7 +118,7 @@ impl RequestError {
                 kube::Error::Api(status) => Some(status.code),
                 _ => None,
             },
-            Self::Late { .. } | Self::NotLeading { .. } => None,
+            Self::Taken { .. } | Self::Late { .. } | Self::NotLeading { .. } => None,
         }
     }
 }
@@ -226,8 +234,8 @@ impl Requests {
 
     /// Carries out one effect. That something is made or gone already is as good.
     pub async fn execute(&self, world: &World, namespace: &str, effect: &Effect) -> Result<(), RequestError> {
-        let (path, resource) = path(effect.kind, namespace);
-        let request = Request::new(path);
+        let (folder, resource) = path(effect.kind, namespace);
+        let request = Request::new(folder);
         let name = effect.name.as_str();
         let what = format!("{:?} {namespace}/{name}", effect.kind);
         let params = PatchParams {
@@ -281,14 +289,18 @@ impl Requests {
                 Ok(())
             }
             // Made by a pass that did not hear the answer: look at it, and let the next decision judge it.
-            (Act::Create(_), Err(error)) if error.code() == Some(409) => {
-                let (path, _) = self::path(effect.kind, namespace);
-                let get = Request::new(path)
+            (Act::Create(wanted), Err(error)) if error.code() == Some(409) => {
+                let get = Request::new(path(effect.kind, namespace).0)
                     .get(name, &kube::api::GetParams::default())
                     .map_err(|source| refused("get", name, kube::Error::BuildRequest(source)))?;
                 let there = self
                     .bounded("get", resource, name.to_owned(), self.client.request::<Value>(get))
                     .await?;
+                if !is_ours(&there, wanted) {
+                    return Err(RequestError::Taken {
+                        what: format!("{:?} {namespace}/{name}", effect.kind),
+                    });
+                }
                 remember(world, effect.kind, there);
                 Ok(())
             }
@@ -362,6 +374,14 @@ impl Requests {
         self.metrics.api_request(verb, resource, outcome);
         answer
     }
+}
+
+/// Whether an object carries the mark that we would have made it with.
+fn is_ours(there: &Value, wanted: &Value) -> bool {
+    [names::CANARY_OF, names::TEMPLATE_OF].into_iter().any(|label| {
+        let owner = |object: &Value| object.get("metadata")?.get("labels")?.get(label).cloned();
+        owner(wanted).is_some() && owner(wanted) == owner(there)
+    })
 }
 
 fn refused(verb: &'static str, what: &str, source: kube::Error) -> RequestError {

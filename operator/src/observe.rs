@@ -93,7 +93,7 @@ impl Observer {
             .as_ref()
             .filter(|service| this_run(service.view.run.as_ref()))
             .map_or(0, |service| world.ready(namespace, &service.view.name));
-        let routes = view.spec.traffic.routes.iter().map(|route| {
+        let routes = view.routes().iter().map(|route| {
             let seen = world.routes.get(namespace, &route.name);
             (
                 route.name.clone(),
@@ -281,6 +281,11 @@ pub fn rollout_view(rollout: &Rollout) -> RolloutView {
         uid: rollout.uid().unwrap_or_default(),
         version: rollout.resource_version().unwrap_or_default(),
         generation: rollout.metadata.generation.unwrap_or(0),
+        created: rollout
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::from_millis(0), |created| Timestamp::from(created.0)),
         deleting: rollout.metadata.deletion_timestamp.is_some(),
         finalizer: finalizers.iter().any(|name| name == names::FINALIZER),
         finalizers,

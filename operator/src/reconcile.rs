@@ -37,7 +37,7 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// The longest wait after failed requests.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
 /// The longest that a timer is set for.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
+const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 /// Events of decisions this old were written by whoever led then, or are of no use any more.
 const NEWS: Span = Span::seconds(600);
 
@@ -55,7 +55,15 @@ pub struct Reconciler {
     /// How long nobody led before it.
     pub absent: Span,
     /// Failures in a row, by Rollout; an entry of none says that the Rollout was seen before.
-    pub failures: Mutex<HashMap<(String, String), u32>>,
+    pub failures: Mutex<HashMap<(String, String), Failures>>,
+}
+
+/// Failed requests for one Rollout since the last pass that came to its end.
+#[derive(Clone, Debug, Default)]
+pub struct Failures {
+    in_a_row: u32,
+    /// What the API server refused, in its own words.
+    refused: Option<String>,
 }
 
 /// What the last look brought that no watch does: good for one pass.
@@ -75,7 +83,7 @@ impl Reconciler {
         self.metrics.reconciled(outcome, started.elapsed());
         match ended {
             Ok(wake) => {
-                self.failures().insert((namespace, name), 0);
+                self.failures().insert((namespace, name), Failures::default());
                 wake.and_then(|wake| wake.at).map_or_else(Action::await_change, |at| {
                     // A timer that rings a moment early would only wake to wait again.
                     let wait = at.since(now()).duration() + Duration::from_millis(2);
@@ -119,6 +127,8 @@ impl Reconciler {
     /// The next decision, with what it asked for brought.
     async fn decide(&self, rollout: &Rollout, brought: &mut Brought) -> Result<Plan, RequestError> {
         let seen = self.observer.observe(rollout).await;
+        let key = (seen.rollout.namespace.clone(), seen.rollout.name.clone());
+        let refused = self.failures().get(&key).and_then(|failures| failures.refused.clone());
         loop {
             let input = Input {
                 now: now(),
@@ -138,6 +148,7 @@ impl Reconciler {
                 restarts: seen.restarts,
                 samples: &seen.samples,
                 source: &seen.source,
+                refused: refused.as_deref(),
             };
             let plan = stepgate_core::next(&input);
             let Plan::Wait(Wake { need, .. }) = &plan else {
@@ -236,7 +247,7 @@ impl Reconciler {
         else {
             return;
         };
-        self.failures().insert(key, 0);
+        self.failures().insert(key, Failures::default());
         let written = i64::from_str_radix(&note.id, 16).map(Timestamp::from_millis);
         if written.is_ok_and(|written| now().since(written) < NEWS) {
             self.publish(Arc::clone(rollout), note);
@@ -245,14 +256,21 @@ impl Reconciler {
 
     /// How long to wait after a failure.
     fn after(&self, namespace: &str, name: &str, error: &RequestError) -> Duration {
-        let mut failures = self.failures();
-        let in_a_row = failures.entry((namespace.to_owned(), name.to_owned())).or_insert(0);
-        *in_a_row = in_a_row.saturating_add(1);
+        let class = error.class();
+        let in_a_row = {
+            let mut failures = self.failures();
+            let failures = failures.entry((namespace.to_owned(), name.to_owned())).or_default();
+            failures.in_a_row = failures.in_a_row.saturating_add(1);
+            if matches!(class, Class::Forbidden | Class::Invalid) {
+                failures.refused = Some(error.to_string());
+            }
+            failures.in_a_row
+        };
         let patience = AFTER_FAILURE
-            .saturating_mul(2_u32.saturating_pow((*in_a_row).saturating_sub(1).min(10)))
+            .saturating_mul(2_u32.saturating_pow(in_a_row.saturating_sub(1).min(10)))
             .min(LONGEST_PATIENCE);
-        match error.class() {
-            Class::Conflict | Class::Invalid if *in_a_row <= 3 => {
+        match class {
+            Class::Conflict | Class::Invalid if in_a_row <= 3 => {
                 debug!(namespace, rollout = name, "the world moved on under a write: {error}");
                 AFTER_CONFLICT
             }
@@ -269,7 +287,7 @@ impl Reconciler {
         }
     }
 
-    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), u32>> {
+    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -26,7 +26,8 @@ const GRACE: Duration = Duration::from_secs(8);
 /// # Errors
 /// On a command line that does not fit, a cluster that cannot be reached, an address that is taken, and a lost lease.
 pub async fn run(arguments: Run) -> anyhow::Result<()> {
-    telemetry::init_logs(arguments.log_format, &arguments.log)?;
+    // The queue's own spans repeat what every line says already.
+    telemetry::init_logs(arguments.log_format, &format!("kube_runtime=warn,{}", arguments.log))?;
     let limits = arguments.limits().map_err(anyhow::Error::msg)?;
     let metrics = Metrics::new();
     let mut config = Config::infer()

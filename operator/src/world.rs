@@ -286,6 +286,7 @@ fn interests_of(rollout: &Rollout) -> Vec<Interest> {
         .traffic
         .routes
         .iter()
+        .chain(run.into_iter().flat_map(|run| &run.spec.routes))
         .map(|route| Interest::Route(namespace.clone(), route.name.clone()));
     let services = found
         .into_iter()
@@ -301,7 +302,7 @@ fn interests_of(rollout: &Rollout) -> Vec<Interest> {
 pub fn modify<K>(mut event: watcher::Event<K>, change: impl FnOnce(&mut K)) -> watcher::Event<K> {
     match &mut event {
         watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object) => {
-            change(object)
+            change(object);
         }
         watcher::Event::Init | watcher::Event::InitDone => {}
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use stepgate_crds::{
     RolloutSpec, RolloutStatus,
     command::Command,
-    rollout::ProviderName,
+    rollout::{ProviderName, RouteReference},
     units::{Span, Timestamp},
 };
 
@@ -41,7 +41,7 @@ pub struct Input<'a> {
     pub stable_ready: i32,
     /// Ready endpoints of this run's canary.
     pub canary_ready: i32,
-    /// The routes, in the order of the spec.
+    /// The routes of [`RolloutView::routes`], in their order.
     pub routes: &'a [(String, Seen<RouteView>)],
     /// The recorded PodTemplates of this Rollout, by name.
     pub templates: &'a BTreeMap<String, TemplateView>,
@@ -55,6 +55,8 @@ pub struct Input<'a> {
     pub samples: &'a [Interval],
     /// Whether the metrics source answers.
     pub source: &'a SourceHealth,
+    /// What the API server said of our last request for this Rollout, where it refused it.
+    pub refused: Option<&'a str>,
 }
 
 /// What was observed of one object.
@@ -83,6 +85,16 @@ impl<T> Seen<T> {
     }
 }
 
+impl RolloutView {
+    /// The managed routes: those of the run that is under way, else those of the spec.
+    pub fn routes(&self) -> &[RouteReference] {
+        self.status
+            .run
+            .as_ref()
+            .map_or(&self.spec.traffic.routes, |run| &run.spec.routes)
+    }
+}
+
 /// The Rollout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RolloutView {
@@ -96,6 +108,8 @@ pub struct RolloutView {
     pub version: String,
     /// Its generation.
     pub generation: i64,
+    /// When it was made.
+    pub created: Timestamp,
     /// Whether somebody deleted it.
     pub deleting: bool,
     /// Whether it carries our finalizer.

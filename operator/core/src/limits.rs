@@ -21,6 +21,8 @@ pub struct Limits {
     pub lag: Span,
     /// The least time between two refreshes of a status in which nothing but numbers changed.
     pub refresh: Span,
+    /// The least time between two writes that only change the reason for waiting.
+    pub calm: Span,
     /// How long until the world is looked at again for something that no watch reports.
     pub mend: Span,
     /// How many intervals, after weight 0 and `drain`, may still show requests to the canary before its pods go all the same.
@@ -46,6 +48,7 @@ impl Default for Limits {
             scrape: Span::seconds(15),
             lag: Span::seconds(2),
             refresh: Span::seconds(60),
+            calm: Span::seconds(2),
             mend: Span::seconds(5),
             quiet_intervals: 4,
             history: 10,

@@ -38,14 +38,6 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
             "Service {canary_service} is there already and not made by this Rollout; set spec.traffic.canaryService to a name that is free"
         ));
     }
-    if let Seen::At(canary) = input.canary
-        && canary.rollout.is_some()
-    {
-        return Err(format!(
-            "Deployment {} is managed by a Rollout of its own; rename it",
-            canary.name
-        ));
-    }
     refuse_template(survey)?;
     for (reference, view) in &routes {
         check_rules(reference, view, &stable.name, &canary_service)?;
@@ -60,7 +52,15 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
             survey.sources.join(", ")
         ));
     }
+    let interval = analysis.interval.unwrap_or(input.limits.interval);
+    if interval < input.limits.scrape.twice() {
+        return Err(format!(
+            "spec.analysis.interval is {interval}, and the metrics sources scrape every {}: an interval has at least two scrapes",
+            input.limits.scrape
+        ));
+    }
     Ok(Found {
+        generation: input.rollout.generation,
         stable_service: stable.name.clone(),
         canary_service,
         canary_labels: apart.labels,
@@ -291,7 +291,11 @@ fn port(routes: &Routes<'_>, stable: &str) -> Result<i32, String> {
 /// The set of queries that fits every controller that serves the routes; the application's own counters where none does.
 fn provider(wanted: ProviderName, parents: &[String], survey: &Survey) -> ProviderName {
     let fits = |controllers: &[String]| {
-        parents.iter().all(|key| key.rsplit(' ').next().is_some_and(|name| controllers.iter().any(|own| own == name)))
+        parents.iter().all(|key| {
+            key.rsplit(' ')
+                .next()
+                .is_some_and(|name| controllers.iter().any(|own| own == name))
+        })
     };
     match wanted {
         ProviderName::Auto => survey

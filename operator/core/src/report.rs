@@ -61,7 +61,16 @@ impl Said {
 pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> RolloutStatus {
     status.observed_generation = Some(input.rollout.generation);
     status.phase = Some(said.phase);
-    status.message = Some(said.message.clone());
+    let edited = status.run.is_some()
+        && status
+            .found
+            .as_ref()
+            .is_some_and(|found| found.generation != input.rollout.generation);
+    status.message = Some(if edited {
+        format!("{}; the spec was edited: the edit goes for the next run", said.message)
+    } else {
+        said.message.clone()
+    });
     status.step = status.run.as_ref().map(|run| {
         format!(
             "{}/{}",
@@ -109,10 +118,14 @@ pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wak
         return Plan::Wait(wake);
     }
     let reason = |status: &RolloutStatus| condition(status, "Ready").map(|condition| condition.reason.clone());
+    let calm = committed
+        .run
+        .as_ref()
+        .is_none_or(|run| input.now >= run.refreshed.after(input.limits.calm));
     let news = told.phase != committed.phase
         || told.observed_generation != committed.observed_generation
         || condition(&told, "Stalled").map(|c| &c.status) != condition(committed, "Stalled").map(|c| &c.status)
-        || (reason(&told) != reason(committed) && said.urgent)
+        || (reason(&told) != reason(committed) && said.urgent && calm)
         || committed.run.is_none();
     let due = committed
         .run
@@ -121,6 +134,10 @@ pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wak
     if news || input.now >= due {
         return Plan::Commit(Box::new(told));
     }
+    let due = match &committed.run {
+        Some(run) if said.urgent && reason(&told) != reason(committed) => run.refreshed.after(input.limits.calm),
+        _ => due,
+    };
     wake.at = Some(wake.at.map_or(due, |at| at.min(due)));
     Plan::Wait(wake)
 }

@@ -60,8 +60,7 @@ pub fn next(input: &Input<'_>) -> Plan {
     let Some((stable, stable_template)) = stable.and_then(|stable| Some((stable, recorded(&stable.template)?))) else {
         return adopt(input, workload);
     };
-    if status.observed_generation != Some(input.rollout.generation)
-        || status.found.is_none()
+    if status.found.as_ref().map(|found| found.generation) != Some(input.rollout.generation)
         || workload.rollout.is_none()
     {
         return look_again(input, workload);
@@ -112,6 +111,14 @@ fn steady(input: &Input<'_>, status: RolloutStatus, said: &Said) -> Plan {
 /// Nothing can be managed as things are: say why, and look again soon, for not all of it is watched.
 fn blocked(input: &Input<'_>, reason: &'static str, why: String) -> Plan {
     let status = &input.rollout.status;
+    // The manifests of one application come one after the other: what is missing now may be there in a moment.
+    let settled = input.rollout.created.after(input.limits.calm);
+    if status.phase.is_none() && input.now < settled {
+        return Plan::Wait(Wake {
+            at: Some(settled),
+            ..Wake::default()
+        });
+    }
     let news = status.message.as_ref() != Some(&why);
     let said = Said::stalled(Phase::Blocked, reason, why.clone());
     if news {
@@ -201,8 +208,8 @@ fn look_again(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         found: Some(found),
         ..input.rollout.status.clone()
     };
-    let said = Said::passing(Phase::Healthy, "Healthy", "found everything that the new spec names");
-    report::commit(status, input, &said, None)
+    // Phase and conditions are the next decision's, which sees what was found.
+    Plan::Commit(Box::new(status))
 }
 
 /// Takes a Deployment into care: finds everything, marks it, and records the version that serves.
@@ -401,6 +408,7 @@ fn run_spec(input: &Input<'_>) -> RunSpec {
             .collect()
     });
     RunSpec {
+        routes: spec.traffic.routes.clone(),
         steps: steps
             .into_iter()
             .map(|step| Step {

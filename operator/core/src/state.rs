@@ -79,7 +79,7 @@ impl<'a> Pass<'a> {
 
     /// The managed rules of a route.
     fn managed(&self, name: &str) -> Managed<'a> {
-        let routes = &self.input.rollout.spec.traffic.routes;
+        let routes = &self.run.spec.routes;
         let rules = routes
             .iter()
             .find(|route| route.name == name)
@@ -190,12 +190,7 @@ impl<'a> Pass<'a> {
         if let Some(judgement) = judgement {
             self.record(&mut status, judgement);
         }
-        report::wait(
-            status,
-            self.input,
-            said,
-            Wake { at, ..Wake::default() },
-        )
+        report::wait(status, self.input, said, Wake { at, ..Wake::default() })
     }
 
     /// Takes the run back to stable.

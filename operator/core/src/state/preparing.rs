@@ -19,17 +19,23 @@ pub fn next(pass: &Pass<'_>) -> Plan {
         return pass.roll_back(None, Outcome::Failed, "CanaryRestarts", why);
     }
     if pass.is_overdue() {
-        let ready = input.canary_ready;
-        return pass.roll_back(
-            None,
-            Outcome::Failed,
-            "ProgressDeadline",
-            format!(
-                "the canary had {ready} of {} ready pods by the deadline, and the route's parents pending were [{}]",
-                pass.size(first_weight(pass)),
-                pass.pending_parents().join(", ")
-            ),
-        );
+        let why = match (input.refused, pass.pending_parents()) {
+            (Some(refused), _) => format!("the canary cannot be made: {refused}"),
+            (None, pending) if pending.is_empty() => {
+                let needed = pass.size(first_weight(pass));
+                format!(
+                    "the canary had {} of {needed} ready pods by the deadline",
+                    input.canary_ready
+                )
+            }
+            (None, pending) => {
+                format!(
+                    "the route with the canary's backendRef was not accepted by {} by the deadline",
+                    pending.join(", ")
+                )
+            }
+        };
+        return pass.roll_back(None, Outcome::Failed, "ProgressDeadline", why);
     }
     if let Some(plan) = make(pass) {
         return plan;
@@ -129,5 +135,16 @@ fn make(pass: &Pass<'_>) -> Option<Plan> {
             deployment,
         ));
     }
-    Some(Plan::Act(effects))
+    Some(say_refusal(pass).unwrap_or(Plan::Act(effects)))
+}
+
+/// What the API server refused last time is said before it is asked for again.
+fn say_refusal(pass: &Pass<'_>) -> Option<Plan> {
+    let why = pass.input.refused?;
+    let message = format!("the canary cannot be made: {why}");
+    if pass.input.rollout.status.message.as_ref() == Some(&message) {
+        return None;
+    }
+    let said = Said::stalled(Phase::Preparing, "RequestRefused", message);
+    Some(pass.commit(pass.run.clone(), &said, None))
 }

@@ -61,8 +61,9 @@ cluster-programs: ## build what the local cluster runs (15 minutes the first tim
 	tests/cluster/build.sh
 
 .PHONY: test
+# Most tests wait for the cluster most of the time: more at once than there are cores.
 test: cluster-programs build check-chart ## run all tests: unit, wire, real API server, end to end (needs root or user namespaces)
-	$(programs)/local-cluster run -- cargo test --workspace --offline
+	RUST_TEST_THREADS=6 $(programs)/local-cluster run -- cargo test --workspace --offline
 
 .PHONY: test-quick
 test-quick: ## run the tests of the libraries and the plugin, which need no cluster

@@ -221,7 +221,7 @@ async fn a_clock_that_is_wrong_makes_the_source_unavailable() {
     let read = sampling
         .until(
             &wanted,
-            |_, health| matches!(health, SourceHealth::Down { why, .. } if why.contains("its clock is -3600")),
+            |_, health| matches!(health, SourceHealth::Down { why, .. } if why.contains("its clock is -360")),
         )
         .await;
     assert!(read.is_empty());

@@ -53,10 +53,7 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
     let pages = tokio::spawn(server.run(stop.clone()));
     stop_on_signal(stop.clone())?;
 
-    let instance = arguments
-        .identity
-        .clone()
-        .unwrap_or_else(|| format!("stepgate-{}", std::process::id()));
+    let instance = arguments.identity.clone().unwrap_or_else(own_name);
     let lease = LeaseOptions::new(&arguments.lease_namespace, &arguments.lease_name, &instance);
     let (elector, mut leadership) = Elector::new(client.clone(), lease)?;
     // The lease is given back last, when no pass can write any more.
@@ -77,12 +74,13 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
         let operator = Operator {
             client,
             namespace: arguments.namespace.clone(),
-            limits,
             sources,
             sampling: SamplerOptions {
-                scrape: arguments.scrape_interval.duration(),
+                scrape: limits.scrape.duration(),
+                settle: limits.lag.duration(),
                 ..SamplerOptions::default()
             },
+            limits,
             metrics,
             ready,
             instance,
@@ -109,6 +107,13 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
     pages.await.context("the pages panicked")??;
     info!("stopped");
     ended
+}
+
+/// A name that no other process has: the host's, and when this one began.
+fn own_name() -> String {
+    let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let began = jiff::Timestamp::now().as_nanosecond();
+    format!("stepgate-{}-{}-{began:x}", host.trim(), std::process::id())
 }
 
 /// Ends some time after the stop.

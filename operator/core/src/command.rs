@@ -86,7 +86,7 @@ fn refuse(input: &Input<'_>, verb: Option<Verb>, nonce: String, why: String) -> 
         verb,
         nonce,
         done: false,
-        message: why,
+        message: report::short(&why),
     });
     Plan::Commit(Box::new(RolloutStatus {
         command,

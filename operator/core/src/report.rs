@@ -13,6 +13,9 @@ use crate::{
     plan::{Plan, Wake},
 };
 
+/// Most bytes of a message. It stands in `status` up to seven times, which has at most 4 KiB at rest.
+const LONGEST: usize = 500;
+
 /// What is to be said of a Rollout now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
@@ -67,9 +70,9 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
             .as_ref()
             .is_some_and(|found| found.generation != input.rollout.generation);
     status.message = Some(if edited {
-        format!("{}; the spec was edited: the edit goes for the next run", said.message)
+        format!("{}; the spec was edited: the edit goes for the next run", short(&said.message))
     } else {
-        said.message.clone()
+        short(&said.message)
     });
     status.step = status.run.as_ref().map(|run| {
         format!(
@@ -82,9 +85,11 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     if let Some(run) = &mut status.run {
         run.refreshed = input.now;
     }
-    let ready = said.phase == Phase::Healthy;
+    // At most one of the three holds: kstatus takes what is reconciling to be on its way, stalled or not.
+    let ready = said.phase == Phase::Healthy && !said.stalled;
     let at_rest = matches!(said.phase, Phase::Healthy | Phase::Failed | Phase::Blocked);
-    for (kind, holds) in [("Ready", ready), ("Reconciling", !at_rest), ("Stalled", said.stalled)] {
+    let reconciling = !at_rest && !said.stalled;
+    for (kind, holds) in [("Ready", ready), ("Reconciling", reconciling), ("Stalled", said.stalled)] {
         set_condition(&mut status.conditions, kind, holds, said, input);
     }
     status
@@ -105,7 +110,7 @@ pub fn note(input: &Input<'_>, warning: bool, reason: &str, text: impl Into<Stri
         id: format!("{:x}", input.now.as_millis()),
         warning,
         reason: reason.to_owned(),
-        text: text.into(),
+        text: short(&text.into()),
     }
 }
 
@@ -142,6 +147,18 @@ pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wak
     Plan::Wait(wake)
 }
 
+/// A message that fits into conditions, an Event and the bounds of `status`, whatever a gateway or a server had to say.
+pub fn short(text: &str) -> String {
+    if text.len() <= LONGEST {
+        return text.to_owned();
+    }
+    let mut end = LONGEST;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}…", text.get(..end).unwrap_or_default())
+}
+
 /// The condition of this type.
 pub fn condition<'s>(status: &'s RolloutStatus, kind: &str) -> Option<&'s Condition> {
     status.conditions.iter().find(|condition| condition.type_ == kind)
@@ -167,12 +184,11 @@ fn same(one: &RolloutStatus, other: &RolloutStatus) -> bool {
 
 fn set_condition(conditions: &mut Vec<Condition>, kind: &str, holds: bool, said: &Said, input: &Input<'_>) {
     let status = if holds { "True" } else { "False" };
-    // A condition's message has at most 32,768 characters; ours are sentences.
     let new = |since: Time| Condition {
         type_: kind.to_owned(),
         status: status.to_owned(),
         reason: said.reason.to_owned(),
-        message: said.message.clone(),
+        message: short(&said.message),
         observed_generation: Some(input.rollout.generation),
         last_transition_time: since,
     };

@@ -119,7 +119,7 @@ fn blocked(input: &Input<'_>, reason: &'static str, why: String) -> Plan {
             ..Wake::default()
         });
     }
-    let news = status.message.as_ref() != Some(&why);
+    let news = status.message.as_ref() != Some(&report::short(&why));
     let said = Said::stalled(Phase::Blocked, reason, why.clone());
     if news {
         let note = report::note(input, true, reason, why);

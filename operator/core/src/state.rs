@@ -198,7 +198,7 @@ impl<'a> Pass<'a> {
         let text = format!("{reason}: {detail}");
         let cause = Cause {
             reason: reason.to_owned(),
-            detail,
+            detail: report::short(&detail),
         };
         let run = self.intend(
             0,

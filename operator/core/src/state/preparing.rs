@@ -142,7 +142,8 @@ fn make(pass: &Pass<'_>) -> Option<Plan> {
 fn say_refusal(pass: &Pass<'_>) -> Option<Plan> {
     let why = pass.input.refused?;
     let message = format!("the canary cannot be made: {why}");
-    if pass.input.rollout.status.message.as_ref() == Some(&message) {
+    let said_before = pass.input.rollout.status.message.as_ref();
+    if said_before.is_some_and(|before| before.starts_with(&report::short(&message))) {
         return None;
     }
     let said = Said::stalled(Phase::Preparing, "RequestRefused", message);

@@ -114,16 +114,21 @@ impl Cluster {
 
     /// The same with a text on its standard input, for `-f -`.
     pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String> {
+        Ok(self.program(&self.facts.parts.kubectl, arguments, input).await?.0)
+    }
+
+    /// The same, and what it wrote to its standard error: the warnings of the API server.
+    pub async fn kubectl_and_warnings(&self, arguments: &[&str], input: &str) -> Result<(String, String)> {
         self.program(&self.facts.parts.kubectl, arguments, input).await
     }
 
     /// Runs `helm` as the administrator and gives its standard output; errors with its standard error. Its own files stay in the
     /// state folder.
     pub async fn helm(&self, arguments: &[&str]) -> Result<String> {
-        self.program(&self.facts.parts.helm, arguments, "").await
+        Ok(self.program(&self.facts.parts.helm, arguments, "").await?.0)
     }
 
-    async fn program(&self, program: &Path, arguments: &[&str], input: &str) -> Result<String> {
+    async fn program(&self, program: &Path, arguments: &[&str], input: &str) -> Result<(String, String)> {
         let home = self.facts.path("home");
         let mut child = Command::new(program)
             .args(arguments)
@@ -148,15 +153,15 @@ impl Cluster {
             .wait_with_output()
             .await
             .with_context(|| format!("running {}", program.display()))?;
+        let (said, warned) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
         if !output.status.success() {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
-            bail!(
-                "{name} {}: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("{name} {}: {}", arguments.join(" "), warned.trim());
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok((said, warned))
     }
 
     /// The last lines of the logs of a namespace's pods, for a failed test's output.

@@ -54,6 +54,18 @@ impl Default for OperatorOptions {
     }
 }
 
+impl OperatorOptions {
+    /// Intervals of 5 s, for runs that are led by commands: nothing waits for counts but the end of the drain.
+    pub fn led_by_commands() -> Self {
+        Self {
+            scrape: "1s",
+            interval: "5s",
+            drain: "1s",
+            ..Self::default()
+        }
+    }
+}
+
 /// A running operator that watches one namespace.
 #[derive(Debug)]
 pub struct Operator {

@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
-use kube::api::DynamicObject;
+use kube::api::{DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
+use tokio::process::Command;
 
-use crate::cluster::Namespace;
+use crate::cluster::{Namespace, User};
 use crate::load::LoadOptions;
+use crate::operator::binary;
 use crate::until::{Seen, until};
 
 /// The name of everything in the shop.
@@ -171,19 +174,87 @@ pub async fn wait_for(
     .await
 }
 
+/// Waits until a step's weight (in percent) is accepted by every parent.
+pub async fn wait_for_weight(namespace: &Namespace, weight: i32, bound: Duration) -> Result<RolloutStatus> {
+    wait_for(namespace, &format!("{weight} % in force"), bound, |status| {
+        status.phase == Some(Phase::Stepping)
+            && status.run.as_ref().is_some_and(|run| {
+                run.weight == weight && run.in_force.as_ref().is_some_and(|force| force.seq == run.seq)
+            })
+    })
+    .await
+}
+
+/// Leads a shipped version by commands through every weight of the default steps, and waits until it is Healthy.
+pub async fn promote_through(namespace: &Namespace, bound: Duration) -> Result<()> {
+    for weight in [10, 30, 50, 100] {
+        wait_for_weight(namespace, weight, bound).await?;
+        let answer = plugin(namespace, &["promote", NAME]).await?;
+        ensure!(answer.code == Some(0), "promote at {weight} %: {answer:?}");
+    }
+    wait(namespace, Phase::Healthy, bound).await?;
+    Ok(())
+}
+
+/// What the plugin said.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its exit code; none where a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub said: String,
+    /// Its standard error.
+    pub complained: String,
+}
+
+/// Runs `kubectl-stepgate -n <namespace> ARGUMENTS` as the administrator.
+pub async fn plugin(namespace: &Namespace, arguments: &[&str]) -> Result<Answer> {
+    let output = Command::new(binary("kubectl-stepgate")?)
+        .args(["-n", namespace.name()])
+        .args(arguments)
+        .env(
+            "KUBECONFIG",
+            namespace.cluster().facts().kubeconfig(User::Administrator),
+        )
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("running kubectl-stepgate")?;
+    Ok(Answer {
+        code: output.status.code(),
+        said: String::from_utf8_lossy(&output.stdout).into_owned(),
+        complained: String::from_utf8_lossy(&output.stderr).into_owned(),
+    })
+}
+
+/// The Events of the operator on the Rollout of this name: reason and text.
+pub async fn events(namespace: &Namespace, rollout: &str) -> Result<Vec<(String, String)>> {
+    let api: Api<Event> = namespace.api();
+    let list = api.list(&ListParams::default()).await.context("listing Events")?;
+    let of_rollout = list.items.into_iter().filter(|event| {
+        let about = event.regarding.as_ref();
+        about.is_some_and(|about| about.kind.as_deref() == Some("Rollout") && about.name.as_deref() == Some(rollout))
+    });
+    Ok(of_rollout
+        .map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default()))
+        .collect())
+}
+
 /// The HTTPRoute, every field of it.
 pub async fn route(namespace: &Namespace) -> Result<Value> {
-    object(namespace, "gateway.networking.k8s.io", "v1", "HTTPRoute").await
+    object(namespace, "gateway.networking.k8s.io/v1", "HTTPRoute", NAME).await
 }
 
 /// The Deployment, every field of it.
 pub async fn deployment(namespace: &Namespace) -> Result<Value> {
-    object(namespace, "apps", "v1", "Deployment").await
+    object(namespace, "apps/v1", "Deployment", NAME).await
 }
 
-async fn object(namespace: &Namespace, group: &str, version: &str, kind: &str) -> Result<Value> {
+/// Any object, every field of it.
+pub async fn object(namespace: &Namespace, api_version: &str, kind: &str, name: &str) -> Result<Value> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     let api: Api<DynamicObject> = Api::namespaced_with(namespace.cluster().client(), namespace.name(), &resource);
-    let object = api.get(NAME).await.with_context(|| format!("reading {kind} {NAME}"))?;
+    let object = api.get(name).await.with_context(|| format!("reading {kind} {name}"))?;
     serde_json::to_value(object).context("a read object as JSON")
 }

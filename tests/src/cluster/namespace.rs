@@ -85,6 +85,15 @@ impl Namespace {
             .await
     }
 
+    /// `kubectl -n <name> ARGUMENTS` with a text on its standard input, and what it said of it on both of its outputs.
+    pub async fn kubectl_and_warnings(&self, arguments: &[&str], input: &str) -> Result<(String, String)> {
+        let all: Vec<&str> = ["-n", &self.name]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .collect();
+        self.cluster.kubectl_and_warnings(&all, input).await
+    }
+
     /// What is and what happened in it: objects, events, and the last lines of its pods' logs.
     pub fn report(&self) -> String {
         let mut parts = vec![format!("--- namespace {} ---\n", self.name)];

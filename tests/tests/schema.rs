@@ -1,0 +1,334 @@
+//! What the API server itself accepts and refuses of a Rollout, with the words that a user sees.
+//!
+//! Nothing runs here: every case is a dry run of a creation (or of an update) under strict field validation.
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::Api;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+use stepgate_tests::cluster::{Cluster, Namespace};
+use stepgate_tests::operator::install_chart;
+
+/// The least that works, with this merged into `spec`.
+fn rollout(spec: &Value) -> Value {
+    let mut least = json!({
+        "apiVersion": "stepgate.dev/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": "checkout"},
+        "spec": {"workload": {"name": "checkout"}, "traffic": {"routes": [{"name": "checkout"}]}},
+    });
+    merge(&mut least["spec"], spec);
+    least
+}
+
+/// RFC 7386: an object is merged, `null` takes a field away, everything else takes its place.
+fn merge(into: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *into = patch.clone();
+        return;
+    };
+    if !into.is_object() {
+        *into = json!({});
+    }
+    for (name, value) in fields {
+        if value.is_null() {
+            into.as_object_mut().and_then(|object| object.remove(name));
+        } else {
+            merge(&mut into[name], value);
+        }
+    }
+}
+
+async fn world() -> Result<(Cluster, Namespace)> {
+    let cluster = Cluster::attach().await?;
+    install_chart(&cluster).await?;
+    let namespace = cluster.namespace("schema").await?;
+    Ok((cluster, namespace))
+}
+
+/// Rollouts as they are on the wire: the typed client could not even write the wrong ones.
+fn rollouts(namespace: &Namespace) -> Api<DynamicObject> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("stepgate.dev", "v1alpha1", "Rollout"));
+    Api::namespaced_with(namespace.cluster().client(), namespace.name(), &resource)
+}
+
+/// The object as it would be created, or the message of the refusal. Unknown fields are errors, as for kubectl.
+async fn create(namespace: &Namespace, object: &Value, dry_run: bool) -> Result<Result<Value, String>> {
+    let dry_run = if dry_run { "&dryRun=All" } else { "" };
+    let path = format!(
+        "/apis/stepgate.dev/v1alpha1/namespaces/{}/rollouts?fieldValidation=Strict{dry_run}",
+        namespace.name()
+    );
+    let request = http::Request::post(path)
+        .header("Content-Type", "application/json")
+        .body(serde_json::to_vec(object)?)?;
+    match namespace.cluster().client().request(request).await {
+        Ok(made) => Ok(Ok(made)),
+        Err(kube::Error::Api(status)) => Ok(Err(status.message)),
+        Err(error) => Err(error).context("creating a Rollout"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_lines_are_enough_and_get_their_defaults() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    let six = "apiVersion: stepgate.dev/v1alpha1\nkind: Rollout\nmetadata: {name: checkout}\nspec:\n  \
+               workload: {name: checkout}\n  traffic: {routes: [{name: checkout}]}\n";
+    ensure!(six.lines().count() == 6);
+    namespace.apply(six).await?;
+    let made = serde_json::to_value(rollouts(&namespace).get("checkout").await?)?;
+    let expected = json!({
+        "workload": {"kind": "Deployment", "name": "checkout"},
+        "traffic": {"routes": [{"kind": "HTTPRoute", "name": "checkout"}]},
+    });
+    ensure!(made["spec"] == expected, "{}", made["spec"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_spells_out_is_accepted() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    let accepted = [
+        json!({}),
+        json!({
+            "workload": {"kind": "Deployment", "name": "checkout"},
+            "traffic": {
+                "stableService": "checkout",
+                "canaryService": "checkout-next",
+                "canaryLabels": {"track": "canary"},
+                "routes": [{"kind": "HTTPRoute", "name": "checkout", "rules": ["api", "web"]}],
+                "settle": "5s",
+                "drain": "30s",
+            },
+            "steps": [
+                {"weight": 10, "bake": "2m"},
+                {"weight": 30},
+                {"weight": 50, "approval": "Required"},
+                {"weight": 100},
+            ],
+            "analysis": {"interval": "30s", "source": "default", "provider": "auto", "errorRate": {"max": "1%"}},
+            "progressDeadline": "10m",
+        }),
+        json!({"steps": [{"weight": 100}]}),
+        json!({"steps": [{"weight": 0}, {"weight": 0}, {"weight": 100}, {"weight": 100}]}),
+        json!({"steps": (1..=20).map(|step| json!({"weight": step * 5})).collect::<Vec<_>>()}),
+        json!({"analysis": {"interval": "5s", "provider": "pods"}}),
+        json!({"analysis": {"interval": "60m", "provider": "contour"}}),
+        json!({"analysis": {"interval": "1m30s"}}),
+        json!({"analysis": {"interval": "6000ms"}}),
+        json!({"analysis": {"errorRate": {"max": "50%"}}}),
+        json!({"analysis": {"errorRate": {"max": "0.1%"}}}),
+        json!({"progressDeadline": "10s"}),
+        json!({"traffic": {"settle": "0s", "drain": "0s"}}),
+        json!({"traffic": {"routes": [{"name": "one"}, {"name": "two"}]}}),
+    ];
+    for spec in accepted {
+        if let Err(message) = create(&namespace, &rollout(&spec), true).await? {
+            bail!("{spec} was refused: {message}");
+        }
+    }
+    Ok(())
+}
+
+/// Each with words of the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    let steps = |weights: &[i64]| {
+        let steps: Vec<Value> = weights.iter().map(|weight| json!({"weight": weight})).collect();
+        json!({"steps": steps})
+    };
+    let interval = |interval: &str| json!({"analysis": {"interval": interval}});
+    let max = |max: &str| json!({"analysis": {"errorRate": {"max": max}}});
+    let routes = |names: &[&str]| {
+        let routes: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        json!({"traffic": {"routes": routes}})
+    };
+    let nine: Vec<String> = (0..9).map(|number| format!("route-{number}")).collect();
+    let nine: Vec<&str> = nine.iter().map(String::as_str).collect();
+    let refused = [
+        (steps(&[30, 10, 100]), "the weights of steps must not decrease"),
+        (steps(&[10, 50]), "the weight of the last step must be 100"),
+        (steps(&[10, 101]), "should be less than or equal to 100"),
+        (steps(&[-1, 100]), "should be greater than or equal to 0"),
+        (steps(&[]), "should have at least 1 items"),
+        (steps(&[100; 21]), "must have at most 20 items"),
+        (json!({"steps": [{"bake": "1m"}]}), "weight: Required value"),
+        (json!({"steps": [{"weight": "10%"}]}), "must be of type integer"),
+        (
+            json!({"steps": [{"weight": 100, "bake": "169h"}]}),
+            "bake must be at most 168h",
+        ),
+        (
+            json!({"steps": [{"weight": 100, "approval": "Maybe"}]}),
+            "supported values: \"Required\"",
+        ),
+        (interval("4s"), "interval must be from 5s to 1h"),
+        (interval("61m"), "interval must be from 5s to 1h"),
+        (interval("5500ms"), "interval must be whole seconds"),
+        (interval("5"), "spec.analysis.interval"),
+        (interval("1.5s"), "spec.analysis.interval"),
+        (interval("-30s"), "spec.analysis.interval"),
+        (interval(""), "spec.analysis.interval"),
+        (max("0%"), "max must be above 0% and at most 50%"),
+        (max("51%"), "max must be above 0% and at most 50%"),
+        (max("100%"), "max must be above 0% and at most 50%"),
+        (max("1"), "spec.analysis.errorRate.max"),
+        (max("-1%"), "spec.analysis.errorRate.max"),
+        (max("auto"), "spec.analysis.errorRate.max"),
+        (
+            json!({"analysis": {"provider": "nobody"}}),
+            "supported values: \"auto\", \"contour\", \"pods\"",
+        ),
+        (json!({"analysis": {"source": ""}}), "spec.analysis.source"),
+        (
+            json!({"progressDeadline": "5s"}),
+            "progressDeadline must be at least 10s",
+        ),
+        (json!({"progressDeadline": "600"}), "spec.progressDeadline"),
+        (json!({"traffic": {"settle": "11m"}}), "settle must be at most 10m"),
+        (json!({"traffic": {"drain": "61m"}}), "drain must be at most 1h"),
+        (
+            json!({"traffic": {"stableService": "checkout", "canaryService": "checkout"}}),
+            "stableService and canaryService must differ",
+        ),
+        (
+            json!({"traffic": {"canaryService": "Checkout"}}),
+            "spec.traffic.canaryService",
+        ),
+        (
+            json!({"traffic": {"canaryLabels": {}}}),
+            "should have at least 1 properties",
+        ),
+        (json!({"traffic": {"routes": null}}), "routes: Required value"),
+        (routes(&[]), "should have at least 1 items"),
+        (routes(&["checkout", "checkout"]), "Duplicate value"),
+        (routes(&nine), "must have at most 8 items"),
+        (
+            json!({"traffic": {"routes": [{"name": "a", "rules": []}]}}),
+            "should have at least 1 items",
+        ),
+        (
+            json!({"traffic": {"routes": [{"kind": "TLSRoute", "name": "a"}]}}),
+            "supported values: \"HTTPRoute\"",
+        ),
+        (
+            json!({"workload": {"kind": "StatefulSet"}}),
+            "supported values: \"Deployment\"",
+        ),
+        (json!({"workload": {"name": ""}}), "spec.workload.name"),
+        (json!({"workload": null}), "workload: Required value"),
+        // What is not there yet, and what was mistyped.
+        (json!({"suspend": true}), "unknown field \"spec.suspend\""),
+        (
+            json!({"steps": [{"weight": 100, "mirror": "20%"}]}),
+            "unknown field \"spec.steps[0].mirror\"",
+        ),
+        (
+            json!({"analysis": {"latency": {"threshold": "1s"}}}),
+            "unknown field \"spec.analysis.latency\"",
+        ),
+        (
+            json!({"traffic": {"setle": "1s"}}),
+            "unknown field \"spec.traffic.setle\"",
+        ),
+    ];
+    let mut wrong = Vec::new();
+    for (spec, words) in refused {
+        match create(&namespace, &rollout(&spec), true).await? {
+            Ok(_) => wrong.push(format!("{spec} was accepted; wanted: {words}")),
+            Err(message) if message.contains(words) => {}
+            Err(message) => wrong.push(format!("{spec}: wanted `{words}`, got: {message}")),
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_no_label_value_is_refused() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    for (length, accepted) in [(63, true), (64, false)] {
+        let mut object = rollout(&json!({}));
+        object["metadata"]["name"] = json!("a".repeat(length));
+        match create(&namespace, &object, true).await? {
+            Ok(_) => ensure!(accepted, "a name of {length} characters was accepted"),
+            Err(message) => ensure!(
+                !accepted && message.contains("at most 63 characters: it is a label value on the Deployment"),
+                "{length}: {message}"
+            ),
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workload_stays_and_everything_else_may_be_edited() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    create(&namespace, &rollout(&json!({})), false)
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    let api = rollouts(&namespace);
+    let to = async |spec: Value| {
+        let patch = json!({"spec": spec});
+        api.patch("checkout", &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .map(drop)
+    };
+    let refused = to(json!({"workload": {"name": "other"}})).await;
+    ensure!(
+        refused.as_ref().is_err_and(|error| error
+            .to_string()
+            .contains("workload is immutable: make another Rollout for another workload")),
+        "{refused:?}"
+    );
+    to(json!({"workload": {"name": "checkout"}, "steps": [{"weight": 100}]})).await?;
+    to(json!({"traffic": {"routes": [{"name": "other"}]}, "progressDeadline": "1m"})).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_cannot_be_set_through_the_rollout_itself() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    let mut object = rollout(&json!({}));
+    object["status"] = json!({"phase": "Healthy", "revisions": 7});
+    let made = create(&namespace, &object, false).await?.map_err(anyhow::Error::msg)?;
+    ensure!(made.get("status").is_none(), "{made}");
+    let patch = json!({"status": {"phase": "Failed", "revisions": 7}, "spec": {"progressDeadline": "1m"}});
+    let api = rollouts(&namespace);
+    api.patch("checkout", &PatchParams::default(), &Patch::Merge(&patch))
+        .await?;
+    let after = serde_json::to_value(api.get("checkout").await?)?;
+    ensure!(after.get("status").is_none(), "{after}");
+    ensure!(after["spec"]["progressDeadline"] == "1m", "{after}");
+    // Through the subresource it goes, and is checked as well.
+    let patch = json!({"status": {"phase": "Sideways", "revisions": 0}});
+    let refused = api
+        .patch_status("checkout", &PatchParams::default(), &Patch::Merge(&patch))
+        .await;
+    ensure!(
+        refused
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("Unsupported value: \"Sideways\"")),
+        "{refused:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_prints_the_columns_that_a_person_asks_for_first() -> Result<()> {
+    let (_cluster, namespace) = world().await?;
+    create(&namespace, &rollout(&json!({})), false)
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    for name in ["rollouts", "rollout", "sg"] {
+        let table = namespace.kubectl(&["get", name]).await?;
+        let header: Vec<&str> = table.lines().next().unwrap_or_default().split_whitespace().collect();
+        let expected = ["NAME", "PHASE", "STEP", "WEIGHT", "VERDICT", "MESSAGE", "AGE"];
+        ensure!(header == expected, "{name}: {table}");
+    }
+    let explained = namespace.kubectl(&["explain", "rollout.spec.steps.weight"]).await?;
+    ensure!(explained.contains("share of the traffic"), "{explained}");
+    Ok(())
+}

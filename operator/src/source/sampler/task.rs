@@ -136,6 +136,7 @@ impl Task {
 
     fn write(&self, samples: Vec<(i64, Sample)>) {
         let interval = i64::from(self.interval);
+        let through = samples.last().map(|(end, _)| *end);
         self.book.answers();
         let mut pages = self.book.pages();
         for (end, sample) in samples {
@@ -150,6 +151,8 @@ impl Task {
             }
         }
         drop(pages);
+        let rollout = format!("{}/{}", self.key.namespace, self.key.name);
+        tracing::debug!(%rollout, run = %self.key.run, through, "interval read");
         self.tell();
     }
 

@@ -7,5 +7,7 @@ pub mod cluster;
 pub mod load;
 pub mod node;
 pub mod operator;
+pub mod record;
+pub mod scene;
 pub mod shop;
 pub mod until;

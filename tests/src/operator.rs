@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::cluster::process::{Process, tail};
@@ -134,6 +138,17 @@ impl Operator {
         )?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// The same after `kill`, with the Lease taken from the killed one first: as if its 15 s had passed.
+    pub async fn restart_at_once(&mut self) -> Result<()> {
+        let leases: Api<Lease> = Api::namespaced(self.cluster.client(), SYSTEM);
+        let free = json!({"spec": {"holderIdentity": ""}});
+        leases
+            .patch(&self.namespace, &PatchParams::default(), &Patch::Merge(free))
+            .await
+            .with_context(|| format!("freeing the Lease {SYSTEM}/{}", self.namespace))?;
+        self.restart().await
     }
 
     /// SIGKILL: as a node that loses power.

@@ -4,6 +4,7 @@
 //! it by the folder that `STEPGATE_CLUSTER` names. Nothing in here reaches beyond that namespace.
 
 pub mod cluster;
+pub mod demo;
 pub mod load;
 pub mod node;
 pub mod operator;

@@ -46,7 +46,7 @@ pub fn next(input: &Input<'_>) -> Option<Plan> {
             input,
             None,
             nonce,
-            format!("{UNREADABLE}: {why}; use kubectl stepgate to write it"),
+            &format!("{UNREADABLE}: {why}; use kubectl stepgate to write it"),
         ),
         Ok(command) => carry_out(input, command),
     })
@@ -75,18 +75,18 @@ fn carry_out(input: &Input<'_>, command: &Command) -> Plan {
         }
         // What the decision still needs comes first.
         Ok((other, _)) => other,
-        Err(why) => refuse(input, Some(command.verb), command.nonce.clone(), why),
+        Err(why) => refuse(input, Some(command.verb), command.nonce.clone(), &why),
     }
 }
 
 /// The answer to a command that is not carried out. Nothing else of the status changes.
-fn refuse(input: &Input<'_>, verb: Option<Verb>, nonce: String, why: String) -> Plan {
-    let note = report::note(input, true, "CommandRefused", why.clone());
+fn refuse(input: &Input<'_>, verb: Option<Verb>, nonce: String, why: &str) -> Plan {
+    let note = report::note(input, true, "CommandRefused", why);
     let command = Some(CommandOutcome {
         verb,
         nonce,
         done: false,
-        message: report::short(&why),
+        message: report::short(why),
     });
     Plan::Commit(Box::new(RolloutStatus {
         command,

@@ -70,7 +70,10 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
             .as_ref()
             .is_some_and(|found| found.generation != input.rollout.generation);
     status.message = Some(if edited {
-        format!("{}; the spec was edited: the edit goes for the next run", short(&said.message))
+        format!(
+            "{}; the spec was edited: the edit goes for the next run",
+            short(&said.message)
+        )
     } else {
         short(&said.message)
     });
@@ -89,7 +92,11 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     let ready = said.phase == Phase::Healthy && !said.stalled;
     let at_rest = matches!(said.phase, Phase::Healthy | Phase::Failed | Phase::Blocked);
     let reconciling = !at_rest && !said.stalled;
-    for (kind, holds) in [("Ready", ready), ("Reconciling", reconciling), ("Stalled", said.stalled)] {
+    for (kind, holds) in [
+        ("Ready", ready),
+        ("Reconciling", reconciling),
+        ("Stalled", said.stalled),
+    ] {
         set_condition(&mut status.conditions, kind, holds, said, input);
     }
     status

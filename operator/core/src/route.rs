@@ -51,13 +51,12 @@ impl<'a> Managed<'a> {
     pub fn position(&self, route: &RouteView) -> Position {
         let mut position = None;
         for (_, rule) in self.rules_of(route) {
-            let stable = find_ref(rule, self.stable).map(|(_, reference)| weight(reference));
-            let this = match (stable, find_ref(rule, self.canary)) {
-                (_, None) => Position::Without,
-                (Some(stable), Some((_, canary))) if stable + weight(canary) == 100 => {
-                    i32::try_from(weight(canary)).map_or(Position::Other, Position::Weight)
+            let this = match self.weights(rule) {
+                Some((_, None)) | None => Position::Without,
+                Some((stable, Some(canary))) if stable.saturating_add(canary) == 100 => {
+                    i32::try_from(canary).map_or(Position::Other, Position::Weight)
                 }
-                _ => Position::Other,
+                Some(_) => Position::Other,
             };
             match position {
                 None => position = Some(this),
@@ -68,17 +67,107 @@ impl<'a> Managed<'a> {
         position.unwrap_or(Position::Without)
     }
 
+    /// The weights of stable and canary in a managed rule.
+    fn weights(&self, rule: &RuleView) -> Option<(i64, Option<i64>)> {
+        let stable = find_ref(rule, self.stable).map(|(_, reference)| weight(reference))?;
+        Some((
+            stable,
+            find_ref(rule, self.canary).map(|(_, reference)| weight(reference)),
+        ))
+    }
+
+    /// The rules that lost the stable Service in mid-run and still have the canary beside another backend, with their places.
+    ///
+    /// One whose only backend is the canary is a person's own.
+    fn strays<'r>(&self, route: &'r RouteView) -> impl Iterator<Item = (usize, &'r RuleView)> + use<'r, 'a> {
+        let (stable, canary) = (self.stable, self.canary);
+        route.rules.iter().enumerate().filter(move |(_, rule)| {
+            let others = |reference: &&Value| service_of(reference) != Some(canary) && weight(reference) > 0;
+            find_ref(rule, stable).is_none()
+                && find_ref(rule, canary).is_some()
+                && rule.backend_refs.iter().any(|reference| others(&reference))
+        })
+    }
+
+    /// The place of the first rule that lost the stable Service while it gives the canary traffic.
+    pub fn astray(&self, route: &RouteView) -> Option<usize> {
+        let mut strays = self.strays(route);
+        strays
+            .find(|(_, rule)| find_ref(rule, self.canary).is_some_and(|(_, reference)| weight(reference) > 0))
+            .map(|(index, _)| index)
+    }
+
+    /// The highest weight that any rule gives the canary.
+    pub fn sent(&self, route: &RouteView) -> i64 {
+        self.rules_of(route)
+            .chain(self.strays(route))
+            .filter_map(|(_, rule)| find_ref(rule, self.canary))
+            .map(|(_, reference)| weight(reference))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Whether nothing is sent to the canary and all of it to stable, in every rule that has the canary, under this mark.
+    pub fn is_back(&self, route: &RouteView, mark: &str) -> bool {
+        let mut with_canary = self.rules_of(route).filter_map(|(_, rule)| match self.weights(rule) {
+            Some((stable, Some(canary))) => Some((stable, canary)),
+            _ => None,
+        });
+        let (mut any, mut all) = (false, true);
+        for weights in &mut with_canary {
+            any = true;
+            all &= weights == (100, 0);
+        }
+        self.astray(route).is_none() && all && (!any || route.run.as_deref() == Some(mark))
+    }
+
     /// The managed rules as they are, to be restored at the end of a run.
     pub fn original(&self, route: &RouteView) -> Vec<OriginalRule> {
         self.rules_of(route)
-            .map(|(index, rule)| OriginalRule {
-                route: route.name.clone(),
-                rule: rule.name.clone(),
-                index: i32::try_from(index).unwrap_or(i32::MAX),
-                stable_weight: find_ref(rule, self.stable).and_then(|(_, found)| written_weight(found)),
-                canary_weight: find_ref(rule, self.canary).map(|(_, found)| weight(found)),
-            })
+            .map(|(index, rule)| self.original_rule(route, index, rule))
             .collect()
+    }
+
+    fn original_rule(&self, route: &RouteView, index: usize, rule: &RuleView) -> OriginalRule {
+        OriginalRule {
+            route: route.name.clone(),
+            rule: rule.name.clone(),
+            index: i32::try_from(index).unwrap_or(i32::MAX),
+            stable_weight: find_ref(rule, self.stable).and_then(|(_, found)| written_weight(found)),
+            canary_weight: find_ref(rule, self.canary).map(|(_, found)| weight(found)),
+        }
+    }
+
+    /// What was recorded of this route, with what a person did to its rules since: as many rules as before are the same ones, and among
+    /// more those without the canary are new and as their user means them. Where that cannot be told it stays as it is.
+    pub fn original_now(&self, route: &RouteView, before: &[OriginalRule]) -> Vec<OriginalRule> {
+        let recorded: Vec<&OriginalRule> = before.iter().filter(|rule| rule.route == route.name).collect();
+        let touched = |rule: &RuleView| find_ref(rule, self.canary).is_some();
+        let unnamed: Vec<&OriginalRule> = recorded.iter().copied().filter(|rule| rule.rule.is_none()).collect();
+        let present = self.rules_of(route).filter(|(_, rule)| rule.name.is_none());
+        let (all, left) = present.fold((0, 0), |(all, left), (_, rule)| {
+            (all + 1, left + usize::from(touched(rule)))
+        });
+        let as_many = all == unnamed.len();
+        // Where the user's own rule had the canary from the start, having it says nothing.
+        let own = recorded.iter().any(|rule| rule.canary_weight.is_some());
+        if own || !(as_many || left == 0 || left == unnamed.len()) {
+            return recorded.into_iter().cloned().collect();
+        }
+        let mut unnamed = unnamed.into_iter();
+        let now = self.rules_of(route).map(|(index, rule)| {
+            let same = match &rule.name {
+                Some(_) => recorded.iter().find(|before| before.rule == rule.name).copied(),
+                None if as_many || touched(rule) => unnamed.next(),
+                None => None,
+            };
+            let moved = |before: &OriginalRule| OriginalRule {
+                index: i32::try_from(index).unwrap_or(i32::MAX),
+                ..before.clone()
+            };
+            same.map_or_else(|| self.original_rule(route, index, rule), moved)
+        });
+        now.collect()
     }
 
     /// The patch that gives the canary this percentage in every managed rule, adds its backendRef where it is missing (a copy of
@@ -116,17 +205,34 @@ impl<'a> Managed<'a> {
                 patch.push(add(&format!("/spec/rules/{index}/backendRefs/-"), canary));
             }
         }
-        patch.push(if route.annotated {
-            add(&annotation_path(), json!(mark))
-        } else {
-            add("/metadata/annotations", json!({ names::RUN: mark }))
-        });
+        patch.push(marking(route, mark));
+        effect(route, patch)
+    }
+
+    /// The patch that takes all traffic off the canary in every rule that has it, and marks the route. Adds nothing.
+    pub fn take_back(&self, route: &RouteView, mark: &str) -> Effect {
+        let mut patch = preconditions(route);
+        for (index, rule) in self.rules_of(route).chain(self.strays(route)) {
+            let Some((canary_at, _)) = find_ref(rule, self.canary) else {
+                continue;
+            };
+            let refs = format!("/spec/rules/{index}/backendRefs");
+            patch.extend(rule_preconditions(index, rule));
+            if let Some((stable_at, _)) = find_ref(rule, self.stable) {
+                patch.push(test(&format!("{refs}/{stable_at}/name"), json!(self.stable)));
+                patch.push(add(&format!("{refs}/{stable_at}/weight"), json!(100)));
+            }
+            patch.push(test(&format!("{refs}/{canary_at}/name"), json!(self.canary)));
+            patch.push(add(&format!("{refs}/{canary_at}/weight"), json!(0)));
+        }
+        patch.push(marking(route, mark));
         effect(route, patch)
     }
 
     /// The patch that makes the managed rules what they were before the run and takes the mark off. None where they are.
     pub fn restore(&self, route: &RouteView, original: &[OriginalRule]) -> Option<Effect> {
-        let original: Vec<&OriginalRule> = original.iter().filter(|rule| rule.route == route.name).collect();
+        let original = self.original_now(route, original);
+        let original: Vec<&OriginalRule> = original.iter().collect();
         let managed: Vec<(usize, &RuleView)> = self.rules_of(route).collect();
         let same_count = managed.len() == original.len();
         let mut changes = Vec::new();
@@ -137,33 +243,48 @@ impl<'a> Managed<'a> {
                 .find(|before| before.rule.is_some() && before.rule == rule.name)
                 .or_else(|| original.get(place).filter(|_| same_count))
                 .copied();
-            let Some((canary_at, canary)) = find_ref(rule, self.canary) else {
-                continue;
-            };
             let Some((stable_at, stable)) = find_ref(rule, self.stable) else {
                 continue;
             };
+            let canary = find_ref(rule, self.canary);
+            // Without the canary the rule is the user's again, but for a weight that only we can have left there.
+            let left = route.run.is_some() && before.is_some() && written_weight(stable) == Some(100);
+            if canary.is_none() && !left {
+                continue;
+            }
             let path = format!("/spec/rules/{index}/backendRefs");
             let mut rule_changes = Vec::new();
-            let stable_weight = before.map_or(Some(1), |before| before.stable_weight);
+            let stable_weight = before.map_or_else(|| usual_weight(&original), |before| before.stable_weight);
             if written_weight(stable) != stable_weight {
                 rule_changes.push(match stable_weight {
                     Some(weight) => add(&format!("{path}/{stable_at}/weight"), json!(weight)),
                     None => json!({"op": "remove", "path": format!("{path}/{stable_at}/weight")}),
                 });
             }
-            match before.and_then(|before| before.canary_weight) {
-                Some(before) if before != weight(canary) => {
-                    rule_changes.push(add(&format!("{path}/{canary_at}/weight"), json!(before)));
+            if let Some((canary_at, canary)) = canary {
+                match before.and_then(|before| before.canary_weight) {
+                    Some(before) if before != weight(canary) => {
+                        rule_changes.push(add(&format!("{path}/{canary_at}/weight"), json!(before)));
+                    }
+                    Some(_) => {}
+                    None => rule_changes.push(json!({"op": "remove", "path": format!("{path}/{canary_at}")})),
                 }
-                Some(_) => {}
-                None => rule_changes.push(json!({"op": "remove", "path": format!("{path}/{canary_at}")})),
             }
             if !rule_changes.is_empty() {
                 changes.extend(rule_preconditions(index, rule));
                 changes.push(test(&format!("{path}/{stable_at}/name"), json!(self.stable)));
-                changes.push(test(&format!("{path}/{canary_at}/name"), json!(self.canary)));
+                if let Some((canary_at, _)) = canary {
+                    changes.push(test(&format!("{path}/{canary_at}/name"), json!(self.canary)));
+                }
                 changes.append(&mut rule_changes);
+            }
+        }
+        for (index, rule) in self.strays(route) {
+            if let Some((canary_at, _)) = find_ref(rule, self.canary) {
+                let path = format!("/spec/rules/{index}/backendRefs/{canary_at}");
+                changes.extend(rule_preconditions(index, rule));
+                changes.push(test(&format!("{path}/name"), json!(self.canary)));
+                changes.push(json!({"op": "remove", "path": path}));
             }
         }
         if route.run.is_some() {
@@ -245,6 +366,15 @@ fn written_weight(reference: &Value) -> Option<i64> {
     reference.get("weight").and_then(Value::as_i64)
 }
 
+/// The weight of a rule of which nothing is recorded: that of all others where they agree, else the API's default.
+fn usual_weight(original: &[&OriginalRule]) -> Option<i64> {
+    let mut weights = original.iter().map(|rule| rule.stable_weight);
+    match weights.next() {
+        Some(first) if weights.all(|other| other == first) => first,
+        _ => Some(1),
+    }
+}
+
 fn effect(route: &RouteView, patch: Vec<Value>) -> Effect {
     Effect {
         kind: Kind::HttpRoute,
@@ -264,6 +394,14 @@ fn rule_preconditions(index: usize, rule: &RuleView) -> Option<Value> {
     rule.name
         .as_ref()
         .map(|name| test(&format!("/spec/rules/{index}/name"), json!(name)))
+}
+
+fn marking(route: &RouteView, mark: &str) -> Value {
+    if route.annotated {
+        add(&annotation_path(), json!(mark))
+    } else {
+        add("/metadata/annotations", json!({ names::RUN: mark }))
+    }
 }
 
 fn annotation_path() -> String {

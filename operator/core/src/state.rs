@@ -9,6 +9,7 @@ pub mod promoting;
 pub mod returning;
 pub mod rolling_back;
 pub mod stepping;
+pub mod weights;
 
 use stepgate_crds::{
     RolloutStatus,
@@ -20,10 +21,9 @@ use stepgate_crds::{
 
 use crate::{
     canary,
-    input::{Arms, Input, RolloutView, RouteView, Seen, SourceHealth, Window},
-    plan::{Effect, Plan, Wake},
+    input::{Arms, Input, RolloutView, Seen, SourceHealth, Window},
+    plan::{Plan, Wake},
     report::{self, Said},
-    route::{self, Managed, Position},
     verdict::{self, Judgement, MetricSettings, Moment, Settings, Verdict},
 };
 
@@ -75,58 +75,6 @@ impl<'a> Pass<'a> {
     /// Whether that moment has come.
     pub fn is_overdue(&self) -> bool {
         self.input.now >= self.deadline()
-    }
-
-    /// The managed rules of a route.
-    fn managed(&self, name: &str) -> Managed<'a> {
-        let routes = &self.run.spec.routes;
-        let rules = routes
-            .iter()
-            .find(|route| route.name == name)
-            .and_then(|route| route.rules.as_deref());
-        route::managed(self.found, rules)
-    }
-
-    /// The routes that are there.
-    fn routes(&self) -> impl Iterator<Item = &'a RouteView> + use<'a> {
-        self.input.routes.iter().filter_map(|(_, seen)| seen.get())
-    }
-
-    /// What it takes to bring every route to the run's weight, under the mark of its present intent. Empty where all are there.
-    ///
-    /// A route without the canary's backendRef is at weight 0 already: nothing is added to it on the way back.
-    pub fn weight_effects(&self) -> Vec<Effect> {
-        let mark = route::mark(self.run);
-        let backward = matches!(self.run.state, RunState::RollingBack { .. } | RunState::Draining { .. });
-        self.routes()
-            .filter_map(|view| {
-                let managed = self.managed(&view.name);
-                match managed.position(view) {
-                    Position::Without if backward && view.run.is_none() => None,
-                    Position::Weight(weight) if weight == self.run.weight && view.run.as_ref() == Some(&mark) => None,
-                    _ => Some(managed.set_weight(view, self.run.weight, &mark)),
-                }
-            })
-            .collect()
-    }
-
-    /// Whether every route stands at the weight that is in force; what somebody changed by hand does not.
-    pub fn is_at_weight(&self) -> bool {
-        self.weight_effects().is_empty()
-    }
-
-    /// The parents that have not accepted the routes as they are.
-    pub fn pending_parents(&self) -> Vec<String> {
-        self.routes()
-            .flat_map(|view| route::pending(view, &self.found.parents))
-            .collect()
-    }
-
-    /// What it takes to make every route what it was before the run.
-    pub fn restore_effects(&self) -> Vec<Effect> {
-        self.routes()
-            .filter_map(|view| self.managed(&view.name).restore(view, &self.run.original))
-            .collect()
     }
 
     /// The canary's Deployment, where it is this run's.

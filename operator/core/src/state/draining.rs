@@ -3,7 +3,7 @@
 
 use stepgate_crds::{
     RolloutStatus,
-    status::{Cause, Failed, Outcome, Past, Phase},
+    status::{Cause, Failed, Outcome, Past, Phase, RunState},
     units::{Span, Timestamp},
 };
 
@@ -19,12 +19,10 @@ use crate::{
 pub fn next(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
     let input = pass.input;
     let drained = pass.since().after(pass.run.spec.drain);
+    if pass.is_exposed() {
+        return again(pass, cause, then);
+    }
     if input.now < drained {
-        // Until the route is restored somebody may still send traffic to the canary by hand.
-        let effects = pass.weight_effects();
-        if !effects.is_empty() {
-            return Plan::Act(effects);
-        }
         return wait(
             pass,
             "Draining",
@@ -70,10 +68,37 @@ pub fn next(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
         effects.push(Effect::delete(Kind::Service, &service.name, &service.uid));
     }
     if effects.is_empty() {
+        let unknown = matches!(input.canary, Seen::Unknown(_)) || matches!(input.canary_service, Seen::Unknown(_));
+        if unknown {
+            let at = input.now.after(input.limits.mend);
+            return wait(pass, "Draining", "the canary cannot be read".to_owned(), Some(at));
+        }
         end(pass, cause, then)
     } else {
         Plan::Act(effects)
     }
+}
+
+/// Somebody sent traffic to the canary again: it goes back, and the drain begins anew when that is accepted.
+fn again(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
+    let since = pass.input.now;
+    let unknown = || Cause {
+        reason: "WeightsChanged".to_owned(),
+        detail: "somebody changed the weights of the route".to_owned(),
+    };
+    let (phase, state) = match then {
+        Outcome::Promoted => (Phase::Returning, RunState::Returning { since }),
+        _ => {
+            let cause = cause.cloned().unwrap_or_else(unknown);
+            (Phase::RollingBack, RunState::RollingBack { since, cause, then })
+        }
+    };
+    let said = Said::urgent(
+        phase,
+        "WeightsChanged",
+        "somebody sent traffic to the canary while it drained: it is taken back",
+    );
+    pass.commit(pass.intend(0, state), &said, None)
 }
 
 fn wait(pass: &Pass<'_>, reason: &'static str, message: String, at: Option<Timestamp>) -> Plan {

@@ -11,9 +11,15 @@ pub fn next(pass: &Pass<'_>, why: PauseReason) -> Plan {
     if let Some(plan) = stepping::fail(pass, judgement.as_ref()) {
         return plan;
     }
-    if !pass.is_at_weight() {
-        let effects = pass.weight_effects();
-        return Plan::Act(effects);
+    if let Some(why) = pass.unmanageable() {
+        return pass.wait(
+            judgement.as_ref(),
+            &Said::stalled(Phase::Paused, "RouteChanged", why),
+            None,
+        );
+    }
+    if let Some(plan) = pass.toward_weight(judgement.as_ref()) {
+        return plan;
     }
     let name = &pass.input.rollout.name;
     let weight = pass.run.weight;

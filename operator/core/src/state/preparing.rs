@@ -40,9 +40,12 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     if let Some(plan) = make(pass) {
         return plan;
     }
-    let effects = pass.weight_effects();
-    if !effects.is_empty() {
-        return Plan::Act(effects);
+    if let Some(why) = pass.unmanageable() {
+        let said = Said::stalled(Phase::Preparing, "RouteChanged", why);
+        return pass.wait(None, &said, Some(pass.deadline()));
+    }
+    if let Some(plan) = pass.toward_weight(None) {
+        return plan;
     }
     let needed = pass.size(first_weight(pass));
     let pending = pass.pending_parents();

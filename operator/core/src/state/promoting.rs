@@ -13,6 +13,7 @@ use crate::{
     plan::{Effect, Kind, Need, Plan},
     report::Said,
     template::digest,
+    verdict::Judgement,
 };
 
 /// What follows from a run that is being promoted.
@@ -20,7 +21,7 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     let (input, run) = (pass.input, pass.run);
     let judgement = pass.judge();
     let judged = judgement.as_ref();
-    if let Some(plan) = keep_traffic_served(pass) {
+    if let Some(plan) = keep_traffic_served(pass, judged) {
         return plan;
     }
     let Seen::At(workload) = input.workload else {
@@ -126,7 +127,7 @@ pub fn release(workload: &WorkloadView) -> Option<Effect> {
 
 /// In promotion the canary has the weight of the last step. Where it has no ready pod left and the Deployment has, its weight falls
 /// to 0; what somebody changed by hand is put right.
-fn keep_traffic_served(pass: &Pass<'_>) -> Option<Plan> {
+fn keep_traffic_served(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
     let input = pass.input;
     if pass.run.weight > 0 && input.canary_ready == 0 && input.stable_ready > 0 {
         let run = pass.intend(0, pass.run.state.clone());
@@ -137,6 +138,5 @@ fn keep_traffic_served(pass: &Pass<'_>) -> Option<Plan> {
         );
         return Some(pass.commit(run, &said, None));
     }
-    let effects = pass.weight_effects();
-    (!effects.is_empty()).then_some(Plan::Act(effects))
+    pass.toward_weight(judgement)
 }

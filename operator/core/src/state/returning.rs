@@ -3,18 +3,18 @@
 use stepgate_crds::status::{Outcome, Phase, RunState};
 
 use super::Pass;
-use crate::{plan::Plan, report::Said, side};
+use crate::{plan::Plan, report::Said};
 
 /// What follows from a run whose traffic returns.
 pub fn next(pass: &Pass<'_>) -> Plan {
     let judgement = pass.judge();
-    if side::bearable(pass.input, pass.run.accepted_weight) > pass.run.weight {
+    if pass.has_to_stay(pass.run.accepted_weight) {
         let said = Said::stalled(
             Phase::Returning,
             "StableNotReady",
             "no pod of the Deployment is ready: the canary serves on",
         );
-        return pass.wait(judgement.as_ref(), &said, None);
+        return pass.wait(judgement.as_ref(), &said, pass.gives_up_at());
     }
     to_draining(pass, judgement.as_ref(), Phase::Returning, None, Outcome::Promoted)
 }
@@ -27,9 +27,8 @@ pub(super) fn to_draining(
     cause: Option<&stepgate_crds::status::Cause>,
     then: Outcome,
 ) -> Plan {
-    let effects = pass.weight_effects();
-    if !effects.is_empty() {
-        return Plan::Act(effects);
+    if let Some(plan) = pass.toward_weight(judgement) {
+        return plan;
     }
     let pending = pass.pending_parents();
     if !pending.is_empty() {

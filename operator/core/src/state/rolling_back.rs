@@ -3,11 +3,11 @@
 use stepgate_crds::status::{Cause, Outcome, Phase};
 
 use super::{Pass, returning};
-use crate::{plan::Plan, report::Said, side};
+use crate::{plan::Plan, report::Said};
 
 /// What follows from a run that goes back to stable.
 pub fn next(pass: &Pass<'_>, cause: &Cause, then: Outcome) -> Plan {
-    if side::bearable(pass.input, pass.run.accepted_weight) > pass.run.weight {
+    if pass.has_to_stay(pass.run.accepted_weight) {
         let message = format!(
             "stable has no ready pod: the canary serves on until it has ({}: {})",
             cause.reason, cause.detail
@@ -15,7 +15,7 @@ pub fn next(pass: &Pass<'_>, cause: &Cause, then: Outcome) -> Plan {
         return pass.wait(
             None,
             &Said::stalled(Phase::RollingBack, "StableNotReady", message),
-            None,
+            pass.gives_up_at(),
         );
     }
     returning::to_draining(pass, None, Phase::RollingBack, Some(cause), then)

@@ -18,6 +18,10 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     if let Some(plan) = fail(pass, judgement.as_ref()) {
         return plan;
     }
+    if let Some(why) = pass.unmanageable() {
+        let said = Said::stalled(Phase::Stepping, "RouteChanged", why);
+        return pass.wait(judgement.as_ref(), &said, None);
+    }
     let Some(canary) = pass.canary() else {
         // Not lost, not known: the watch will tell.
         return pass.wait(
@@ -49,16 +53,21 @@ pub fn next(pass: &Pass<'_>) -> Plan {
 
 /// Fail, and the loss of all canary pods: judged first, in every state in which stable is whole.
 pub fn fail(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
-    let lost = pass.run.accepted_weight > 0
-        && (pass.input.canary.is_absent() || (pass.canary().is_some() && pass.input.canary_ready == 0));
+    // Sent, not accepted: a weight that no parent has confirmed yet may be in force all the same.
+    let bare = pass.canary().is_some() && pass.input.canary_ready == 0 && pass.is_exposed();
+    let lost = pass.input.canary.is_absent() || bare;
     if let Some(why) = Pass::failure(judgement) {
         return Some(pass.roll_back(judgement, Outcome::Failed, "Verdict", why));
     }
     lost.then(|| {
-        let why = format!(
-            "no canary pod is ready, with {} % of the traffic on it",
-            pass.run.accepted_weight
-        );
+        let why = if pass.input.canary.is_absent() {
+            "somebody deleted the canary Deployment".to_owned()
+        } else {
+            format!(
+                "no canary pod is ready, with {} % of the traffic on it",
+                pass.run.weight
+            )
+        };
         pass.roll_back(judgement, Outcome::Failed, "CanaryLost", why)
     })
 }
@@ -96,9 +105,8 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
             Some(pass.deadline()),
         );
     }
-    let effects = pass.weight_effects();
-    if !effects.is_empty() {
-        return Plan::Act(effects);
+    if let Some(plan) = pass.toward_weight(judgement) {
+        return plan;
     }
     let pending = pass.pending_parents();
     if !pending.is_empty() {

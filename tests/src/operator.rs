@@ -16,6 +16,7 @@ use tokio::time::sleep;
 
 use crate::cluster::process::{Process, tail};
 use crate::cluster::{Cluster, Namespace, PROMETHEUS_URL};
+use crate::until::{Seen, until};
 
 /// Where the chart is installed.
 pub const SYSTEM: &str = "stepgate-system";
@@ -165,6 +166,20 @@ impl Operator {
             process.stop(Duration::from_secs(15)).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the process that was started last leads, by its log.
+    pub async fn leads(&self, bound: Duration) -> Result<()> {
+        until(&format!("{} to lead", self.name), bound, async || {
+            let log = self.log(usize::MAX);
+            let last = log.rfind("serving /livez").and_then(|start| log.get(start..));
+            Ok(if last.is_some_and(|lines| lines.contains(" leading ")) {
+                Seen::Done(())
+            } else {
+                Seen::NotYet(self.log(1))
+            })
+        })
+        .await
     }
 
     /// The process id while it runs.

@@ -113,7 +113,7 @@ spec: {{selector: {{app: {NAME}{track}}}, ports: [{{name: http, port: 80, target
         namespace.apply(&self.application()).await?;
         namespace.apply(&self.route(namespace)).await?;
         namespace.apply(&self.rollout()).await?;
-        wait(namespace, Phase::Healthy, Duration::from_secs(60)).await?;
+        wait(namespace, Phase::Healthy, Duration::from_mins(1)).await?;
         Ok(())
     }
 }

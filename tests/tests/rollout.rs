@@ -1,0 +1,206 @@
+//! Whole rollouts end to end: a good version is promoted without one failed request, a bad one is back at weight 0 in time.
+//!
+//! Runs inside the cluster: `target/debug/local-cluster run -- cargo test -p stepgate-tests --test rollout`. Times are measured by the
+//! clock of this machine, which the operator, the API server and the test share; each figure is printed.
+
+#![expect(clippy::print_stdout, reason = "a test prints what it measured")]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use stepgate_crds::status::{Outcome, Phase, RunState};
+use stepgate_tests::cluster::Cluster;
+use stepgate_tests::operator::OperatorOptions;
+use stepgate_tests::scene::{Scene, quick};
+use stepgate_tests::shop::{self, Shop};
+use stepgate_tests::until::{Seen, until};
+
+/// The rate of the issue's figures, requests a second.
+const RATE: f64 = 300.0;
+const BOUND: Duration = Duration::from_mins(4);
+/// Requests that a good rollout is measured by, at least.
+const LEAST_REQUESTS: u64 = 20_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_version_is_promoted_step_by_step_without_a_failed_request() -> Result<()> {
+    let cluster = Cluster::attach().await?;
+    let namespace = cluster.namespace("good").await?;
+    let (_prometheus, options) = quick(&namespace).await?;
+    let shop = Shop {
+        error_share: "0.1%",
+        ..Shop::default()
+    };
+    let scene = Scene::open_in(namespace, &shop, options).await?;
+    let outcome = good(&scene).await;
+    scene.told(outcome)
+}
+
+async fn good(scene: &Scene) -> Result<()> {
+    let written = as_written(&shop::route(&scene.namespace).await?);
+    let load = scene.load(RATE).await?;
+    shop::ship(&scene.namespace, "v2", "0.1%").await?;
+    shop::wait(&scene.namespace, Phase::Preparing, BOUND).await?;
+    let ended = scene
+        .wait_for("the run's end", BOUND, |status| {
+            status.run.is_none() && status.phase != Some(Phase::Blocked)
+        })
+        .await?;
+    // The scale-down of the canary is part of what clients may notice, and the count has a least.
+    until("the canary's pods to be gone, and enough requests", BOUND, async || {
+        let pods = scene.namespace.kubectl(&["get", "pods", "-o", "name"]).await?;
+        let (left, sent) = (pods.lines().count(), load.snapshot().requests);
+        Ok(if left == 4 && sent >= LEAST_REQUESTS {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(format!("{left} pods, {sent} requests"))
+        })
+    })
+    .await?;
+    let report = load.stop().await?;
+    let weights: Vec<i64> = scene.record.accepted_weights().into_iter().flatten().collect();
+    println!(
+        "good version: {report}  accepted weights {weights:?}\n{}",
+        scene.record.timeline()
+    );
+    ensure!(report.other_failures() == 0, "clients saw failures: {report}");
+    ensure!(report.requests >= LEAST_REQUESTS, "too few requests: {report}");
+    ensure!(weights == [0, 10, 30, 50, 100, 0], "accepted weights: {weights:?}");
+    ensure!(ended.phase == Some(Phase::Healthy), "{:?}", ended.phase);
+    let past = ended.history.first().context("no history")?;
+    ensure!(past.outcome == Outcome::Promoted, "{past:?}");
+    let rest = as_written(&shop::route(&scene.namespace).await?);
+    ensure!(
+        rest == written,
+        "the route at rest is not what was written:\n{written}\n{rest}"
+    );
+    let last = report.recent(3);
+    ensure!(
+        last.keys().map(String::as_str).collect::<Vec<_>>() == ["v2"],
+        "at rest v2 alone serves: {last:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_with_five_percent_errors_is_at_weight_zero_within_three_intervals() -> Result<()> {
+    rolled_back("bad", "5%", 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fails_every_request_is_at_weight_zero_within_two_intervals() -> Result<()> {
+    rolled_back("broken", "100%", 2).await
+}
+
+/// Ships a version with this share of errors, beside a stable one with 0.1 %, and measures its way back.
+async fn rolled_back(name: &str, errors: &str, intervals: u32) -> Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(15);
+    let cluster = Cluster::attach().await?;
+    let options = OperatorOptions {
+        interval: "15s",
+        settle: "5s",
+        flags: vec!["--log=info,stepgate=debug".to_owned()],
+        ..OperatorOptions::default()
+    };
+    let shop = Shop {
+        error_share: "0.1%",
+        ..Shop::default()
+    };
+    let scene = Scene::open(&cluster, name, &shop, options).await?;
+    let outcome = way_back(&scene, errors, INTERVAL * intervals).await;
+    scene.told(outcome)
+}
+
+async fn way_back(scene: &Scene, errors: &str, within: Duration) -> Result<()> {
+    let written = as_written(&shop::route(&scene.namespace).await?);
+    let load = scene.load(RATE).await?;
+    let audit = scene.namespace.cluster().audit()?;
+    shop::ship(&scene.namespace, "v2", errors).await?;
+    let ended = shop::wait(&scene.namespace, Phase::Failed, BOUND).await?;
+    let report = load.stop().await?;
+
+    let at_ten = |run: &stepgate_crds::status::Run| run.in_force.as_ref().is_some_and(|force| force.weight == 10);
+    let (_, run) = scene.record.first_run(at_ten).context("10 % was never in force")?;
+    let since = run.in_force.context("10 % is in force")?.since;
+    let reached = Timestamp::from_millisecond(since.as_millis())?;
+    let back = scene
+        .record
+        .accepted_at(0, reached)
+        .context("weight 0 was never accepted")?;
+    let exposed = seconds(reached, back);
+
+    let (said, _) = scene
+        .record
+        .first_run(|run| matches!(run.state, RunState::RollingBack { .. }))
+        .context("RollingBack was never seen")?;
+    let sample = samples(&scene.operator.log(100_000))
+        .into_iter()
+        .rfind(|at| *at <= said)
+        .context("the operator's log has no `interval read` before the rollback")?;
+    let requests = scene.requests(&audit)?;
+    let first = |what: &str| {
+        requests
+            .iter()
+            .find(|request| request.what() == what && request.received >= sample)
+            .with_context(|| format!("no `{what}` after the deciding sample"))
+    };
+    let (commit, patch) = (first("update rollouts/status")?, first("patch httproutes")?);
+    let (write, turned, accepted) = (
+        seconds(sample, commit.received),
+        seconds(sample, patch.reached),
+        seconds(sample, back),
+    );
+    println!(
+        "version with {errors} errors: 10 % in force → weight 0 accepted {exposed:.2} s (at most {} s)\n  \
+         from the deciding sample: to the first write {:.0} ms (aim 100 ms), to the route written {:.0} ms, to weight 0 accepted {:.0} ms (aim 1000 ms)\n  \
+         verdict: {}\n  clients: {report}",
+        within.as_secs(),
+        write * 1e3,
+        turned * 1e3,
+        accepted * 1e3,
+        ended.message.as_deref().unwrap_or_default(),
+    );
+    ensure!(exposed <= within.as_secs_f64(), "{exposed:.2} s from 10 % to weight 0");
+    ensure!(write <= 0.5, "{write:.3} s from the deciding sample to the first write");
+    ensure!(accepted <= 3.0, "{accepted:.3} s from the deciding sample to weight 0");
+    ensure!(
+        report.other_failures() == 0,
+        "clients saw failures of another kind: {report}"
+    );
+    let weights: Vec<i64> = scene.record.accepted_weights().into_iter().flatten().collect();
+    ensure!(weights == [0, 10, 0], "accepted weights: {weights:?}");
+    let past = ended.history.first().context("no history")?;
+    ensure!(
+        past.outcome == Outcome::Failed && past.reason.as_deref() == Some("Verdict"),
+        "{past:?}"
+    );
+    let rest = as_written(&shop::route(&scene.namespace).await?);
+    ensure!(
+        rest == written,
+        "the route after the rollback is not what was written:\n{written}\n{rest}"
+    );
+    Ok(())
+}
+
+/// What a user wrote of a route: all but what the server keeps about it.
+fn as_written(route: &Value) -> Value {
+    json!({
+        "spec": route.get("spec"),
+        "labels": route.pointer("/metadata/labels"),
+        "annotations": route.pointer("/metadata/annotations"),
+        "finalizers": route.pointer("/metadata/finalizers"),
+    })
+}
+
+/// When the operator read intervals, by its log.
+fn samples(log: &str) -> Vec<Timestamp> {
+    log.lines()
+        .filter(|line| line.contains("interval read"))
+        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
+        .collect()
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64()
+}

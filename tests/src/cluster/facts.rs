@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -141,5 +142,10 @@ pub(super) fn write_kubeconfig(file: &Path, authority: &Path, user: &str, token:
         "contexts": [{"name": "local", "context": {"cluster": "local", "user": user}}],
         "current-context": "local",
     });
-    fs::write(file, serde_json::to_vec_pretty(&config)?).with_context(|| format!("writing {}", file.display()))
+    // Tests write the same file at the same time, and operators read it: it is whole at any moment.
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let unique = format!("new-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let new = file.with_extension(unique);
+    fs::write(&new, serde_json::to_vec_pretty(&config)?).with_context(|| format!("writing {}", new.display()))?;
+    fs::rename(&new, file).with_context(|| format!("writing {}", file.display()))
 }

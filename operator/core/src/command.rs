@@ -201,7 +201,7 @@ fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
 fn abort(pass: &Pass<'_>) -> Decided {
     match &pass.run.state {
         RunState::Preparing { .. } | RunState::Stepping { .. } | RunState::Paused { .. } => {
-            let plan = pass.roll_back(None, Outcome::Failed, "Aborted", "aborted by a person".to_owned());
+            let plan = pass.roll_back(None, Outcome::Failed, "Aborted", "aborted by a person");
             Ok((plan, "the run is aborted: all traffic goes back to stable".to_owned()))
         }
         RunState::Promoting { .. } | RunState::Returning { .. } => Err(

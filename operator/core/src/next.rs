@@ -92,7 +92,7 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
         return None;
     }
     if input.rollout.deleting {
-        return Some(pass.roll_back(None, Outcome::Deleted, "Deleted", "the Rollout was deleted".to_owned()));
+        return Some(pass.roll_back(None, Outcome::Deleted, "Deleted", "the Rollout was deleted"));
     }
     let stable = input.rollout.status.stable.as_ref();
     let Seen::At(workload) = input.workload else {
@@ -107,16 +107,16 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
     };
     if stable.is_some_and(|stable| stable.workload_uid != workload.uid) {
         let why = format!("Deployment {} was made anew", workload.name);
-        return Some(pass.roll_back(None, Outcome::Replaced, "WorkloadReplaced", why));
+        return Some(pass.roll_back(None, Outcome::Replaced, "WorkloadReplaced", &why));
     }
     let recorded = |name: &str| input.templates.get(name).map(|template| template.digest);
     if stable.is_some_and(|stable| recorded(&stable.template) == Some(workload.template)) {
-        let why = "the Deployment's template is stable's again".to_owned();
+        let why = "the Deployment's template is stable's again";
         return Some(pass.roll_back(None, Outcome::Reverted, "TemplatePutBack", why));
     }
     let newer = recorded(&run.revision).is_some_and(|revision| revision != workload.template);
     newer.then(|| {
-        let why = "a newer template came before this one was through".to_owned();
+        let why = "a newer template came before this one was through";
         pass.roll_back(None, Outcome::Superseded, "NewTemplate", why)
     })
 }

@@ -142,11 +142,11 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes the run back to stable.
-    pub fn roll_back(&self, judgement: Option<&Judgement>, then: Outcome, reason: &str, detail: String) -> Plan {
+    pub fn roll_back(&self, judgement: Option<&Judgement>, then: Outcome, reason: &str, detail: &str) -> Plan {
         let text = format!("{reason}: {detail}");
         let cause = Cause {
             reason: reason.to_owned(),
-            detail: report::short(&detail),
+            detail: report::short(detail),
         };
         let run = self.intend(
             0,

@@ -86,12 +86,11 @@ fn again(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
         reason: "WeightsChanged".to_owned(),
         detail: "somebody changed the weights of the route".to_owned(),
     };
-    let (phase, state) = match then {
-        Outcome::Promoted => (Phase::Returning, RunState::Returning { since }),
-        _ => {
-            let cause = cause.cloned().unwrap_or_else(unknown);
-            (Phase::RollingBack, RunState::RollingBack { since, cause, then })
-        }
+    let (phase, state) = if then == Outcome::Promoted {
+        (Phase::Returning, RunState::Returning { since })
+    } else {
+        let cause = cause.cloned().unwrap_or_else(unknown);
+        (Phase::RollingBack, RunState::RollingBack { since, cause, then })
     };
     let said = Said::urgent(
         phase,

@@ -16,7 +16,7 @@ use crate::{
 pub fn next(pass: &Pass<'_>) -> Plan {
     let (input, run) = (pass.input, pass.run);
     if let Some(why) = super::stepping::failing_restarts(pass) {
-        return pass.roll_back(None, Outcome::Failed, "CanaryRestarts", why);
+        return pass.roll_back(None, Outcome::Failed, "CanaryRestarts", &why);
     }
     if pass.is_overdue() {
         let why = match (input.refused, pass.pending_parents()) {
@@ -35,7 +35,7 @@ pub fn next(pass: &Pass<'_>) -> Plan {
                 )
             }
         };
-        return pass.roll_back(None, Outcome::Failed, "ProgressDeadline", why);
+        return pass.roll_back(None, Outcome::Failed, "ProgressDeadline", &why);
     }
     if let Some(plan) = make(pass) {
         return plan;

@@ -57,7 +57,7 @@ pub fn fail(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
     let bare = pass.canary().is_some() && pass.input.canary_ready == 0 && pass.is_exposed();
     let lost = pass.input.canary.is_absent() || bare;
     if let Some(why) = Pass::failure(judgement) {
-        return Some(pass.roll_back(judgement, Outcome::Failed, "Verdict", why));
+        return Some(pass.roll_back(judgement, Outcome::Failed, "Verdict", &why));
     }
     lost.then(|| {
         let why = if pass.input.canary.is_absent() {
@@ -68,7 +68,7 @@ pub fn fail(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
                 pass.run.weight
             )
         };
-        pass.roll_back(judgement, Outcome::Failed, "CanaryLost", why)
+        pass.roll_back(judgement, Outcome::Failed, "CanaryLost", &why)
     })
 }
 
@@ -96,7 +96,7 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
                 "{} of {needed} canary pods were ready for {weight} % by the deadline",
                 input.canary_ready
             );
-            return pass.roll_back(judgement, Outcome::Failed, "ProgressDeadline", why);
+            return pass.roll_back(judgement, Outcome::Failed, "ProgressDeadline", &why);
         }
         let message = format!("{weight} %: {} of {needed} canary pods are ready", input.canary_ready);
         return pass.wait(

@@ -12,6 +12,9 @@ use crate::input::{ServiceView, Survey};
 /// The labels by which a Service's selector may be told apart, most telling first.
 const KNOWN: [&str; 3] = ["app.kubernetes.io/instance", "app.kubernetes.io/name", "app"];
 
+/// Most characters of a label's value.
+const LONGEST_VALUE: usize = 63;
+
 /// How canary pods are set apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Apart {
@@ -48,6 +51,8 @@ pub fn choose(
         .selector
         .keys()
         .filter(|key| !owned.contains_key(*key))
+        // The value that the canary is to have cannot be stable's.
+        .filter(|key| stable.selector.get(*key).is_some_and(|value| value != "canary"))
         .min_by_key(|key| (key.as_str() != "track", (*key).clone()))
     {
         let labels = BTreeMap::from([(key.clone(), "canary".to_owned())]);
@@ -68,6 +73,11 @@ pub fn choose(
             )
         })?;
     let value = stable.selector.get(&key).cloned().unwrap_or_default();
+    if value.len() + "-canary".len() > LONGEST_VALUE {
+        return Err(format!(
+            "the label {key}={value} of Service {service} is too long to become {value}-canary for canary pods; set spec.traffic.canaryLabels"
+        ));
+    }
     if let Some(user) = other_user(survey, service, &key) {
         return Err(format!(
             "{user} selects by the label {key}, which would have to differ for canary pods; give the Deployment's pod template and Service {service} a label such as track: stable (it is not part of the Deployment's selector), and all else goes on seeing both versions"

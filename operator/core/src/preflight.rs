@@ -220,6 +220,21 @@ fn check_rules(reference: &RouteReference, view: &RouteView, stable: &str, canar
     let mut any = false;
     for (index, rule) in managed.rules_of(view) {
         any = true;
+        let place = rule.name.clone().unwrap_or_else(|| index.to_string());
+        let refers = |service: &str| {
+            let same = |reference: &&Value| route::service_of(reference) == Some(service);
+            rule.backend_refs.iter().filter(same).count()
+        };
+        if refers(stable) > 1 || refers(canary) > 1 {
+            return Err(format!(
+                "HTTPRoute {name}, rule {place}: it refers to one Service twice; a managed rule has each once"
+            ));
+        }
+        if route::find_ref(rule, canary).is_some_and(|(_, reference)| route::weight(reference) > 0) {
+            return Err(format!(
+                "HTTPRoute {name}, rule {place}: it already sends traffic to Service {canary}; give it weight 0 or take it out, or set spec.traffic.canaryService"
+            ));
+        }
         let other = rule.backend_refs.iter().find(|reference| {
             route::service_of(reference).is_none_or(|service| service != stable && service != canary)
                 && route::weight(reference) > 0
@@ -227,7 +242,7 @@ fn check_rules(reference: &RouteReference, view: &RouteView, stable: &str, canar
         if let Some(other) = other {
             return Err(format!(
                 "HTTPRoute {name}, rule {}: it also sends traffic to {}; a managed rule has the stable Service alone (give the other one weight 0 or a rule of its own)",
-                rule.name.clone().unwrap_or_else(|| index.to_string()),
+                place,
                 other.get("name").and_then(Value::as_str).unwrap_or("another backend")
             ));
         }

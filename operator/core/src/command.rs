@@ -163,13 +163,15 @@ fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
         return Err(format!("promote: the version has failed ({why})"));
     }
     match run.state {
-        RunState::Paused { .. } => {
+        RunState::Paused { why, .. } => {
+            let told = why == PauseReason::Approval;
             let run = resumed(pass);
             let pass = Pass { run: &run, ..*pass };
             let plan = stepping::advance(
                 &pass,
                 judgement.as_ref(),
                 &format!("{weight} % was promoted by a person"),
+                !told,
             );
             Ok((plan, format!("step {} at {weight} % is promoted", run.step + 1)))
         }

@@ -9,7 +9,7 @@ use crate::{
     command,
     input::{Input, Seen},
     plan::Plan,
-    report::{self, Said},
+    report::Said,
     rest,
     side::{self, Side},
     state::{self, Pass},
@@ -17,10 +17,16 @@ use crate::{
 
 /// What follows from the world as it was observed.
 pub fn next(input: &Input<'_>) -> Plan {
+    let status = &input.rollout.status;
+    // Without its template a run that is aborted now could not be told from a new one afterwards.
+    if let (Some(run), Some(found)) = (&status.run, &status.found)
+        && let Some(plan) = state::preparing::record(&Pass { input, run, found })
+    {
+        return plan;
+    }
     if let Some(plan) = command::next(input) {
         return plan;
     }
-    let status = &input.rollout.status;
     match (&status.run, &status.found) {
         (Some(run), Some(found)) => run_next(input, run, found),
         // A run without what was found for it cannot have been written by us: nothing can be managed by it.
@@ -68,28 +74,28 @@ fn take_over(pass: &Pass<'_>) -> Option<Plan> {
         // A pause has no deadline, and the other two wait for the world, whoever leads.
         RunState::Paused { .. } | RunState::RollingBack { .. } | RunState::Draining { .. } => {}
     }
-    let status = &input.rollout.status;
-    let said = Said::passing(
-        pass.phase(),
-        reason_of(status),
-        status.message.clone().unwrap_or_default(),
-    );
-    Some(pass.commit(run, &said, None))
-}
-
-/// The reason that stands in the status already.
-fn reason_of(status: &stepgate_crds::RolloutStatus) -> &'static str {
-    const KNOWN: [&str; 3] = ["Draining", "RollingBack", "Promoting"];
-    let stands = report::condition(status, "Ready").map_or("", |condition| condition.reason.as_str());
-    KNOWN.into_iter().find(|known| *known == stands).unwrap_or("TakenOver")
+    // What was said of the run still holds: the next decision says otherwise where it does not.
+    Some(Plan::Commit(Box::new(pass.with(run))))
 }
 
 /// What ends a run while stable is the whole side. From the un-pause on the promotion is brought to its end first.
 fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
     let (input, run) = (pass.input, pass.run);
     let ending = matches!(run.state, RunState::RollingBack { .. } | RunState::Draining { .. });
-    if ending || side::whole(&run.state) == Side::Canary {
+    if ending {
         return None;
+    }
+    if side::whole(&run.state) == Side::Canary {
+        // Nothing will ever end this promotion.
+        let lost = input.rollout.deleting && pass.workload_is_absent() && pass.is_overdue();
+        return lost.then(|| {
+            pass.roll_back(
+                None,
+                Outcome::Deleted,
+                "Deleted",
+                "the Rollout and its Deployment were deleted",
+            )
+        });
     }
     if input.rollout.deleting {
         return Some(pass.roll_back(None, Outcome::Deleted, "Deleted", "the Rollout was deleted"));

@@ -71,7 +71,8 @@ pub fn next(input: &Input<'_>) -> Plan {
     if let Some(failed) = status
         .failed
         .as_ref()
-        .filter(|failed| recorded(&failed.template) == Some(workload.template))
+        // Where somebody let it go the version that failed is rolling out, and nothing else may be said of it.
+        .filter(|failed| workload.paused && recorded(&failed.template) == Some(workload.template))
     {
         let why = format!("{}: {}", failed.cause.reason, failed.cause.detail);
         let said = Said::stalled(
@@ -132,6 +133,11 @@ fn blocked(input: &Input<'_>, reason: &'static str, why: String) -> Plan {
     report::wait(status.clone(), input, &said, wake)
 }
 
+/// What is said where the Deployment runs the stable version.
+pub fn healthy_message(stable: &Stable) -> String {
+    format!("stable is ReplicaSet {}", stable.replica_set)
+}
+
 fn healthy(input: &Input<'_>, workload: &WorkloadView, stable: &Stable) -> Plan {
     if let Some(release) = promoting::release(workload) {
         return Plan::act(release);
@@ -141,14 +147,10 @@ fn healthy(input: &Input<'_>, workload: &WorkloadView, stable: &Stable) -> Plan 
         verdict: None,
         ..input.rollout.status.clone()
     };
-    let message = if workload.paused {
-        format!(
-            "stable is ReplicaSet {}; the Deployment is paused by somebody else and left alone",
-            stable.replica_set
-        )
-    } else {
-        format!("stable is ReplicaSet {}", stable.replica_set)
-    };
+    let mut message = healthy_message(stable);
+    if workload.paused {
+        message = format!("{message}; the Deployment is paused by somebody else and left alone");
+    }
     steady(input, status, &Said::passing(Phase::Healthy, "Healthy", message))
 }
 
@@ -330,6 +332,21 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         );
         return blocked(input, "StableNotReady", why);
     }
+    let others = input
+        .routes
+        .iter()
+        .filter_map(|(_, seen)| seen.get())
+        .find_map(|route| {
+            let mark = route.run.as_ref()?;
+            (!route::is_mark_of(mark, &input.rollout.uid)).then_some((&route.name, mark))
+        });
+    if let Some((route, mark)) = others {
+        let why = format!(
+            "HTTPRoute {route} is in run {mark} of another Rollout: this one starts when that one has ended; where there is no such Rollout, take the annotation {} off",
+            names::RUN
+        );
+        return blocked(input, "RouteBusy", why);
+    }
     let status = &input.rollout.status;
     let number = status.revisions.saturating_add(1);
     let id = run_id(input, number);
@@ -497,8 +514,7 @@ fn label(input: &Input<'_>, workload: &WorkloadView) -> Option<Effect> {
 }
 
 fn run_id(input: &Input<'_>, number: i32) -> String {
-    let uid: String = input.rollout.uid.chars().take(8).collect();
-    format!("{uid}-{number}")
+    format!("{}-{number}", route::mark_prefix(&input.rollout.uid))
 }
 
 fn revision_name(input: &Input<'_>, number: i32) -> String {

@@ -230,7 +230,9 @@ impl<'a> Managed<'a> {
     }
 
     /// The patch that makes the managed rules what they were before the run and takes the mark off. None where they are.
-    pub fn restore(&self, route: &RouteView, original: &[OriginalRule]) -> Option<Effect> {
+    ///
+    /// `ours` says whether a mark is of this Rollout: another's stays.
+    pub fn restore(&self, route: &RouteView, original: &[OriginalRule], ours: impl Fn(&str) -> bool) -> Option<Effect> {
         let original = self.original_now(route, original);
         let original: Vec<&OriginalRule> = original.iter().collect();
         let managed: Vec<(usize, &RuleView)> = self.rules_of(route).collect();
@@ -287,7 +289,7 @@ impl<'a> Managed<'a> {
                 changes.push(json!({"op": "remove", "path": path}));
             }
         }
-        if route.run.is_some() {
+        if route.run.as_deref().is_some_and(ours) {
             changes.push(json!({"op": "remove", "path": annotation_path()}));
         }
         if changes.is_empty() {
@@ -311,6 +313,17 @@ pub fn managed<'a>(found: &'a Found, rules: Option<&'a [String]>) -> Managed<'a>
 /// The mark that a route carries for a run's present intent.
 pub fn mark(run: &Run) -> String {
     format!("{}.{}", run.id, run.seq)
+}
+
+/// What the runs of a Rollout of this uid begin with.
+pub fn mark_prefix(uid: &str) -> String {
+    uid.chars().take(8).collect()
+}
+
+/// Whether a mark is one of the runs of a Rollout of this uid.
+pub fn is_mark_of(mark: &str, uid: &str) -> bool {
+    mark.strip_prefix(&mark_prefix(uid))
+        .is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// A parent of a route as preflight notes it.

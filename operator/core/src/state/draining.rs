@@ -12,6 +12,7 @@ use crate::{
     input::{Seen, SourceHealth},
     plan::{Effect, Kind, Plan},
     report::{self, Said},
+    rest,
     verdict::Observation,
 };
 
@@ -166,8 +167,13 @@ fn end(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
         Outcome::Promoted => {
             status.failed = None;
             let text = format!("run {}: the new version is the stable one", run.id);
+            // What is said at rest from now on: it takes no second write.
+            let healthy = status
+                .stable
+                .as_ref()
+                .map_or_else(|| text.clone(), rest::healthy_message);
             (
-                Said::passing(Phase::Healthy, "Promoted", text.clone()),
+                Said::passing(Phase::Healthy, "Healthy", healthy),
                 Some(report::note(input, false, "Promoted", text)),
             )
         }
@@ -190,7 +196,12 @@ fn end(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
         }
         Outcome::Superseded | Outcome::Reverted | Outcome::Replaced | Outcome::Deleted => (
             Said::passing(
-                Phase::Healthy,
+                // Only the Deployment that asks for stable again is as it should be.
+                match then {
+                    Outcome::Reverted => Phase::Healthy,
+                    Outcome::Superseded => Phase::Preparing,
+                    _ => Phase::Draining,
+                },
                 then.as_str(),
                 format!("run {} has ended ({why})", run.id),
             ),

@@ -7,7 +7,7 @@ use super::Pass;
 use crate::{
     canary,
     input::Seen,
-    plan::{Effect, Kind, Need, Plan},
+    plan::{Effect, Kind, Need, Plan, Wake},
     report::{self, Said},
     template::digest,
 };
@@ -18,11 +18,22 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     if let Some(why) = super::stepping::failing_restarts(pass) {
         return pass.roll_back(None, Outcome::Failed, "CanaryRestarts", &why);
     }
+    let needed = canary::size(run.base, first_weight(pass));
+    let pending = pass.pending_parents();
+    let is_ready = is_made(pass) && input.canary_ready >= needed && pending.is_empty();
+    if is_ready && pass.is_at_weight() && pass.unmanageable().is_none() {
+        let run = pass.intend(first_weight(pass), RunState::Stepping { since: input.now });
+        let said = Said::passing(
+            Phase::Stepping,
+            "Stepping",
+            format!("{} %: waiting for every parent to accept it", run.weight),
+        );
+        return pass.commit(run, &said, None);
+    }
     if pass.is_overdue() {
-        let why = match (input.refused, pass.pending_parents()) {
+        let why = match (input.refused, pending) {
             (Some(refused), _) => format!("the canary cannot be made: {refused}"),
             (None, pending) if pending.is_empty() => {
-                let needed = pass.size(first_weight(pass));
                 format!(
                     "the canary had {} of {needed} ready pods by the deadline",
                     input.canary_ready
@@ -47,17 +58,6 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     if let Some(plan) = pass.toward_weight(None) {
         return plan;
     }
-    let needed = pass.size(first_weight(pass));
-    let pending = pass.pending_parents();
-    if input.canary_ready >= needed && pending.is_empty() {
-        let run = pass.intend(first_weight(pass), RunState::Stepping { since: input.now });
-        let said = Said::passing(
-            Phase::Stepping,
-            "Stepping",
-            format!("{} %: waiting for every parent to accept it", run.weight),
-        );
-        return pass.commit(run, &said, None);
-    }
     let message = if input.canary_ready < needed {
         format!("{} of {needed} canary pods are ready", input.canary_ready)
     } else {
@@ -72,6 +72,52 @@ pub fn next(pass: &Pass<'_>) -> Plan {
 
 fn first_weight(pass: &Pass<'_>) -> i32 {
     pass.run.spec.steps.first().map_or(100, |step| step.weight)
+}
+
+/// Records the new template before anything else is done with the run, so that it is known whatever becomes of it. Where the API server
+/// refuses that, the run goes on to its deadline.
+pub fn record(pass: &Pass<'_>) -> Option<Plan> {
+    let (input, run) = (pass.input, pass.run);
+    let is_new = matches!(run.state, RunState::Preparing { .. }) && !input.templates.contains_key(&run.revision);
+    if !is_new || input.rollout.deleting || input.refused.is_some() {
+        return None;
+    }
+    let workload = input.workload.get()?;
+    let stable = input.rollout.status.stable.as_ref()?;
+    let put_back = input.templates.get(&stable.template).map(|template| template.digest) == Some(workload.template);
+    if put_back || stable.workload_uid != workload.uid {
+        return None;
+    }
+    let Some(survey) = input.survey else {
+        return Some(Plan::need(Need {
+            survey: true,
+            ..Need::default()
+        }));
+    };
+    let template = survey.workload.pointer("/spec/template")?;
+    Some(if digest(template) == workload.template {
+        Plan::act(record_of(pass, template))
+    } else {
+        // Two looks at a template that is changing.
+        Plan::Wait(Wake {
+            at: Some(input.now.after(input.limits.mend)),
+            ..Wake::default()
+        })
+    })
+}
+
+fn record_of(pass: &Pass<'_>, template: &serde_json::Value) -> Effect {
+    let name = &pass.run.revision;
+    let object = canary::pod_template(pass.input.rollout, name, template);
+    Effect::create(Kind::PodTemplate, name, object)
+}
+
+/// Whether everything is there that this run makes.
+fn is_made(pass: &Pass<'_>) -> bool {
+    let service = pass.input.canary_service.get();
+    pass.input.templates.contains_key(&pass.run.revision)
+        && pass.canary().is_some()
+        && service.is_some_and(|service| service.run.as_ref() == Some(&pass.run.id))
 }
 
 /// What is still to be made, if anything.
@@ -115,11 +161,7 @@ fn make(pass: &Pass<'_>) -> Option<Plan> {
     }
     let mut effects = Vec::new();
     if !template_known {
-        effects.push(Effect::create(
-            Kind::PodTemplate,
-            &run.revision,
-            canary::pod_template(input.rollout, &run.revision, template),
-        ));
+        effects.push(record_of(pass, template));
     }
     if service_missing {
         let stable = survey

@@ -30,7 +30,7 @@ pub fn next(pass: &Pass<'_>) -> Plan {
             "WorkloadMissing",
             "the Deployment is gone: the canary serves on",
         );
-        return pass.wait(judged, &said, None);
+        return pass.wait(judged, &said, pass.gives_up_at());
     };
     let revision = input.templates.get(&run.revision).map(|template| template.digest);
     if revision != Some(workload.template) {

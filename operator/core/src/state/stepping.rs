@@ -169,8 +169,14 @@ fn at_weight(
         return promote(pass, judgement, "the last step is over");
     };
     if run.overridden.as_ref().is_some_and(|by| by.step == run.step) {
-        return advance(pass, judgement, &format!("{weight} % was promoted by a person"));
+        return advance(pass, judgement, &format!("{weight} % was promoted by a person"), true);
     }
+    let deadline = input
+        .rollout
+        .spec
+        .progress_deadline
+        .unwrap_or(input.limits.progress_deadline);
+    let long = input.now >= settled.after(deadline);
     let baked = settled.after(step.bake.unwrap_or(input.limits.bake));
     let (said, wake) = match judgement.map(|judgement| &judgement.verdict) {
         Some(Verdict::Pass) if input.canary_ready < needed => {
@@ -178,7 +184,15 @@ fn at_weight(
                 "{weight} % passed; {} of {needed} canary pods are ready",
                 input.canary_ready
             );
-            (Said::passing(Phase::Stepping, "CanaryNotReady", message), None)
+            let deadline = baked.after(deadline);
+            if input.now >= deadline {
+                (Said::stalled(Phase::Stepping, "CanaryNotReady", message), None)
+            } else {
+                (
+                    Said::passing(Phase::Stepping, "CanaryNotReady", message),
+                    Some(deadline),
+                )
+            }
         }
         Some(Verdict::Pass) if input.now < baked => (
             Said::passing(
@@ -195,20 +209,15 @@ fn at_weight(
             return if step.approval == Some(Approval::Required) {
                 pause_for_approval(pass, judgement, &why)
             } else {
-                advance(pass, judgement, &format!("{weight} % passed ({why})"))
+                advance(pass, judgement, &format!("{weight} % passed ({why})"), true)
             };
         }
         Some(verdict @ Verdict::Hold(reason)) => {
             let message = format!("{weight} %: {verdict}");
-            let long = input.now
-                >= settled.after(
-                    input
-                        .rollout
-                        .spec
-                        .progress_deadline
-                        .unwrap_or(input.limits.progress_deadline),
-                );
-            (hold(reason.name(), message, long), None)
+            (
+                hold(reason.name(), message, long),
+                (!long).then(|| settled.after(deadline)),
+            )
         }
         // What would retreat holds, until there is a state for it.
         Some(verdict @ Verdict::Retreat(cause)) => (
@@ -257,7 +266,9 @@ fn pause_for_approval(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str)
 }
 
 /// On to the next step, or to promotion after the last.
-pub fn advance(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
+///
+/// `tell`: with an Event, which a step that asked for an approval had already.
+pub fn advance(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str, tell: bool) -> Plan {
     let next = usize::try_from(pass.run.step)
         .ok()
         .and_then(|step| pass.run.spec.steps.get(step + 1));
@@ -268,12 +279,7 @@ pub fn advance(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Pla
     run.step = pass.run.step.saturating_add(1);
     run.overridden = None;
     let said = Said::passing(Phase::Stepping, "Stepping", format!("{why}; on to {} %", next.weight));
-    let note = report::note(
-        pass.input,
-        false,
-        "StepPassed",
-        format!("{why}; on to {} %", next.weight),
-    );
+    let note = tell.then(|| report::note(pass.input, false, "StepPassed", said.message.clone()));
     commit_judged(pass, run, judgement, &said, note)
 }
 
@@ -290,7 +296,7 @@ fn promote(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
         run,
         judgement,
         &Said::passing(Phase::Promoting, "Promoting", text),
-        note,
+        Some(note),
     )
 }
 
@@ -299,11 +305,11 @@ fn commit_judged(
     run: stepgate_crds::status::Run,
     judgement: Option<&Judgement>,
     said: &Said,
-    note: stepgate_crds::status::Note,
+    note: Option<stepgate_crds::status::Note>,
 ) -> Plan {
     let mut status = pass.with(run);
     if let Some(judgement) = judgement {
         pass.record(&mut status, judgement);
     }
-    report::commit(status, pass.input, said, Some(note))
+    report::commit(status, pass.input, said, note)
 }

@@ -154,6 +154,10 @@ impl<'a> Pass<'a> {
                 Seen::Absent => return Some(format!("HTTPRoute {name} is gone; create it again, or abort the run")),
                 Seen::Unknown(why) => return Some(format!("HTTPRoute {name} could not be read: {why}")),
             };
+            let busy = view.run.as_ref().filter(|mark| !route::is_mark_of(mark, &self.input.rollout.uid));
+            if let Some(mark) = busy {
+                return Some(format!("HTTPRoute {name} is in run {mark} of another Rollout; wait for its end, or abort one of the two"));
+            }
             let managed = self.managed(name);
             if let Some(index) = managed.astray(view) {
                 return Some(format!(
@@ -183,7 +187,10 @@ impl<'a> Pass<'a> {
     /// What it takes to make every route what it was before the run.
     pub fn restore_effects(&self) -> Vec<Effect> {
         self.routes()
-            .filter_map(|view| self.managed(&view.name).restore(view, &self.run.original))
+            .filter_map(|view| {
+                let ours = |mark: &str| route::is_mark_of(mark, &self.input.rollout.uid);
+                self.managed(&view.name).restore(view, &self.run.original, ours)
+            })
             .collect()
     }
 }

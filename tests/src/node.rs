@@ -1,12 +1,14 @@
-//! The stand-in node: binds every pod, gives it an address on `lo`, runs one real process for each container and reports what the
+//! The stand-in node: binds every pod, gives it an address on `lo`, runs one real process for its container and reports what the
 //! process really does. No scheduler, no kubelet, no images: an image's last path segment names a program.
 //!
-//! A pod whose `nodeSelector` the node does not meet stays unschedulable. Volumes, exec probes and resources are not looked at.
+//! A pod with a `nodeSelector`, or with several containers, stays unschedulable. What it does not look at: volumes, resources,
+//! security contexts, `restartPolicy` (always), liveness and startup probes.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -20,10 +22,9 @@ use tokio::sync::watch;
 
 mod container;
 mod pod;
-mod probe;
 mod settings;
 
-/// The name of the Node object, also its `kubernetes.io/hostname` label.
+/// The name of the Node object.
 pub const NODE_NAME: &str = "stand-in";
 
 /// Where the node finds and leaves things.
@@ -39,6 +40,8 @@ pub struct NodeOptions {
     pub authority: PathBuf,
 }
 
+/// The longest that a readiness probe may take; the kubelet's default.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The images there are; each stands for the program of the same name.
 const IMAGES: [&str; 2] = ["stepgate", "demo-app"];
 
@@ -69,23 +72,15 @@ impl Shared {
 /// Makes the Node object, Ready. Has to be there before the first pod.
 pub async fn register(client: &Client) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
-    let node: Node = serde_json::from_value(json!({
-        "metadata": {"name": NODE_NAME, "labels": {"kubernetes.io/hostname": NODE_NAME, "kubernetes.io/os": "linux"}},
-    }))?;
-    match nodes.create(&PostParams::default(), &node).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-        Err(error) => return Err(error).context("making the Node object"),
-    }
-    let room = json!({"cpu": "64", "memory": "256Gi", "pods": "10000"});
-    let status = json!({"status": {
-        "conditions": [{"type": "Ready", "status": "True", "reason": "StandIn", "message": "pods are plain processes"}],
-        "addresses": [{"type": "InternalIP", "address": "10.244.0.2"}],
-        "capacity": room,
-        "allocatable": room,
-    }});
+    let node: Node = serde_json::from_value(json!({"metadata": {"name": NODE_NAME}}))?;
     nodes
-        .patch_status(NODE_NAME, &PatchParams::default(), &Patch::Merge(&status))
+        .create(&PostParams::default(), &node)
+        .await
+        .context("making the Node object")?;
+    let ready = json!({"type": "Ready", "status": "True", "reason": "StandIn", "message": "pods are plain processes"});
+    let status = Patch::Merge(json!({"status": {"conditions": [ready]}}));
+    nodes
+        .patch_status(NODE_NAME, &PatchParams::default(), &status)
         .await
         .context("reporting the Node as ready")?;
     Ok(())
@@ -96,6 +91,7 @@ pub async fn run(client: Client, options: NodeOptions) -> Result<()> {
     let http = reqwest::Client::builder()
         .no_proxy()
         .pool_max_idle_per_host(0)
+        .timeout(PROBE_TIMEOUT)
         .build()?;
     let pods: Api<Pod> = Api::all(client.clone());
     let shared = Arc::new(Shared {

@@ -32,6 +32,8 @@ use crate::{
 const MOST_TURNS: usize = 40;
 /// How soon to look again after the world moved on under a write.
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
+/// So many times in a row a conflict is tried again at once.
+const QUICK_TRIES: u32 = 3;
 /// The first wait after a failed request; doubled with each in a row.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// The longest wait after failed requests.
@@ -261,7 +263,8 @@ impl Reconciler {
             let mut failures = self.failures();
             let failures = failures.entry((namespace.to_owned(), name.to_owned())).or_default();
             failures.in_a_row = failures.in_a_row.saturating_add(1);
-            if matches!(class, Class::Forbidden | Class::Invalid) {
+            // A precondition that failed because somebody else wrote looks the same as a refusal; only a refusal stays.
+            if class == Class::Forbidden || (class == Class::Invalid && failures.in_a_row > QUICK_TRIES) {
                 failures.refused = Some(error.to_string());
             }
             failures.in_a_row
@@ -270,7 +273,7 @@ impl Reconciler {
             .saturating_mul(2_u32.saturating_pow(in_a_row.saturating_sub(1).min(10)))
             .min(LONGEST_PATIENCE);
         match class {
-            Class::Conflict | Class::Invalid if in_a_row <= 3 => {
+            Class::Conflict | Class::Invalid if in_a_row <= QUICK_TRIES => {
                 debug!(namespace, rollout = name, "the world moved on under a write: {error}");
                 AFTER_CONFLICT
             }

@@ -264,7 +264,12 @@ async fn killed_while_rolling_back_it_ends_the_rollback() -> Result<()> {
             .await?;
         let refusal = Refusal::of_route_writes(&scene.namespace).await?;
         scene.command(Verb::Abort).await?;
-        shop::wait(&scene.namespace, Phase::RollingBack, BOUND).await?;
+        scene
+            .wait_for("the refusal to be said", BOUND, |status| {
+                let said = status.message.as_deref().unwrap_or_default();
+                status.phase == Some(Phase::RollingBack) && said.contains("refused by a test")
+            })
+            .await?;
         scene.operator.kill().await?;
         refusal.end().await?;
         kill_and_restart(&mut scene).await?;

@@ -9,7 +9,7 @@ use crate::{
     command,
     input::{Input, Seen},
     plan::Plan,
-    report::Said,
+    report::{self, Said},
     rest,
     side::{self, Side},
     state::{self, Pass},
@@ -42,7 +42,7 @@ fn run_next(input: &Input<'_>, run: &Run, found: &Found) -> Plan {
     if let Some(plan) = ended_from_outside(&pass) {
         return plan;
     }
-    match &run.state {
+    let plan = match &run.state {
         RunState::Preparing { .. } => state::preparing::next(&pass),
         RunState::Stepping { .. } => state::stepping::next(&pass),
         RunState::Paused { why, .. } => state::paused::next(&pass, *why),
@@ -50,7 +50,28 @@ fn run_next(input: &Input<'_>, run: &Run, found: &Found) -> Plan {
         RunState::Returning { .. } => state::returning::next(&pass),
         RunState::RollingBack { cause, then, .. } => state::rolling_back::next(&pass, cause, *then),
         RunState::Draining { cause, then, .. } => state::draining::next(&pass, cause.as_ref(), *then),
+    };
+    match (&plan, input.refused) {
+        (Plan::Act(_), Some(why)) => say_refusal(&pass, why).unwrap_or(plan),
+        _ => plan,
     }
+}
+
+/// What the API server refused last time is said before it is asked for again.
+fn say_refusal(pass: &Pass<'_>, why: &str) -> Option<Plan> {
+    let message = match pass.run.state {
+        RunState::Preparing { .. } => format!("the canary cannot be made: {why}"),
+        RunState::RollingBack { .. } | RunState::Returning { .. } => {
+            format!("the traffic cannot be brought back: {why}")
+        }
+        _ => format!("the run cannot go on: {why}"),
+    };
+    let said_before = pass.input.rollout.status.message.as_ref();
+    if said_before.is_some_and(|before| before.starts_with(&report::short(&message))) {
+        return None;
+    }
+    let said = Said::stalled(pass.phase(), "RequestRefused", message);
+    Some(pass.commit(pass.run.clone(), &said, None))
 }
 
 /// A new leader: the time without one does not count for deadlines.

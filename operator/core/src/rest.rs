@@ -6,7 +6,7 @@ use stepgate_crds::{
     evidence::Evidence,
     names,
     rollout::Step,
-    status::{Phase, Run, RunSpec, RunState, Stable},
+    status::{Note, Phase, Run, RunSpec, RunState, Stable},
     units::Share,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     report::{self, Said},
     route,
     state::{draining, promoting},
-    template::{Digest, digest},
+    template::digest,
 };
 
 /// What follows when no run is under way.
@@ -458,14 +458,21 @@ fn let_go(input: &Input<'_>) -> Plan {
             .stable
             .as_ref()
             .and_then(|stable| input.templates.get(&stable.template));
-        let is_stable = |template: Digest| stable.is_some_and(|stable| stable.digest == template);
-        // A template that was never proven is not let loose: it stays paused, for a person to resume.
+        let is_stable = stable.is_some_and(|stable| stable.digest == workload.template);
+        // A template that was never proven is not let loose: it stays paused, and a person is told how to go on.
+        if workload.hold.is_some() && workload.paused && !is_stable {
+            let told = |note: &Note| note.reason == LEFT_PAUSED;
+            if !input.rollout.status.note.as_ref().is_some_and(told) {
+                return Plan::Commit(Box::new(RolloutStatus {
+                    note: Some(report::note(input, true, LEFT_PAUSED, left_paused(input, workload))),
+                    ..input.rollout.status.clone()
+                }));
+            }
+        }
         let mut patch = json!({"metadata": {"labels": {names::ROLLOUT: null}}});
         if workload.hold.is_some() {
             patch = json!({"metadata": {"labels": {names::ROLLOUT: null}, "annotations": {names::HOLD: null}}});
-            if is_stable(workload.template)
-                && let Some(fields) = patch.as_object_mut()
-            {
+            if is_stable && let Some(fields) = patch.as_object_mut() {
                 fields.insert("spec".to_owned(), json!({"paused": null}));
             }
         }
@@ -490,6 +497,16 @@ fn let_go(input: &Input<'_>) -> Plan {
         .filter(|name| *name != names::FINALIZER)
         .collect();
     Plan::act(on_rollout(input, json!({"metadata": {"finalizers": finalizers}})))
+}
+
+/// The reason of the Event about a Deployment that stays paused when its Rollout goes.
+const LEFT_PAUSED: &str = "LeftPaused";
+
+fn left_paused(input: &Input<'_>, workload: &WorkloadView) -> String {
+    let (name, namespace) = (&workload.name, &input.rollout.namespace);
+    format!(
+        "Deployment {name} stays paused with a version that was not proven, its pods are the stable version's; to roll it out: kubectl rollout resume deployment {name} -n {namespace}; to stay with stable: put the old template back first"
+    )
 }
 
 /// A patch on the Rollout's metadata.

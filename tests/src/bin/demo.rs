@@ -63,11 +63,10 @@ fn say(text: &str) {
 }
 
 fn introduce() {
-    say(
-        "Stepgate's demo takes about 3 minutes: some seconds to start a cluster in a network namespace of its own (API server, controllers, \
-         Contour with\nEnvoy, Prometheus, one process for each pod), 2 minutes for a good version, 1 minute for a bad one. \
-         Nothing of it is reachable from outside.\n",
-    );
+    say("Stepgate's demo takes about 3 minutes: some seconds to start a cluster in a network namespace of its own (API server, controllers,
+Contour with Envoy, Prometheus, one process for each pod), 2 minutes for a good version, half a minute for a bad one.
+Nothing of it can be reached from outside, and nothing of it stays.
+");
 }
 
 /// This process becomes `local-cluster run`, so that whoever ends it ends everything.

@@ -130,7 +130,12 @@ async fn install(cluster: &Cluster, screen: &Screen) -> Result<()> {
         ["install", "stepgate", &chart].as_slice(),
         &["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout=60s"],
         // Pods share one network here, so each listens on its own address.
-        &[&source, &short, "--set-string=listenAddress=$(POD_IP)"],
+        &[
+            &source,
+            &short,
+            "--set-string=listenAddress=$(POD_IP)",
+            "--set=log.format=text",
+        ],
     ]
     .concat();
     timeout(BOUND, cluster.helm(&arguments))
@@ -344,28 +349,30 @@ async fn plugin_status(cluster: &Cluster) -> Result<String> {
     ))
 }
 
-/// Prints what a person needs to find out why: events, pods, and the operator's last words.
+/// Prints what a person needs to find out why: the Rollout, the route, events, pods, and the operator's last words.
 async fn diagnose(cluster: &Cluster, screen: &Screen) {
+    screen.line(
+        &plugin_status(cluster)
+            .await
+            .unwrap_or_else(|error| format!("{error:#}")),
+    );
     for arguments in [
-        ["-n", NAMESPACE, "--request-timeout=5s", "get", "events"].as_slice(),
-        &["--request-timeout=5s", "get", "pods", "--all-namespaces", "-o", "wide"],
-        &[
+        [
             "-n",
             NAMESPACE,
             "--request-timeout=5s",
             "get",
-            "rollout,httproute",
+            "httproute",
             "-o",
             "yaml",
-        ],
+        ]
+        .as_slice(),
+        &["-n", NAMESPACE, "--request-timeout=5s", "events"],
+        &["--request-timeout=5s", "get", "pods", "--all-namespaces", "-o", "wide"],
     ] {
         screen.line(&format!("--- kubectl {}", arguments.join(" ")));
-        screen.line(
-            &cluster
-                .kubectl(arguments)
-                .await
-                .unwrap_or_else(|error| format!("{error:#}")),
-        );
+        let said = cluster.kubectl(arguments).await;
+        screen.line(&said.unwrap_or_else(|error| format!("{error:#}")));
     }
     for (file, lines) in cluster.pod_logs(SYSTEM, 40) {
         screen.line(&format!("--- {file}\n{lines}"));

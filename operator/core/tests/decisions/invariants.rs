@@ -1,0 +1,248 @@
+//! Random lives: whatever people, tools and the cluster do, in whatever order, each write keeps the safety rules (`fixtures::checker`
+//! looks at all of them), and once it is quiet the Rollout comes to rest.
+
+use proptest::prelude::*;
+use serde_json::json;
+use stepgate_crds::{command::Verb, units::Span};
+
+use crate::fixtures::{
+    checker::users_part,
+    controllers::{Metrics, Weather},
+    simulator::Simulator,
+};
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Wait(i64),
+    Ship(&'static str),
+    Command(Verb),
+    OldCommand,
+    Nonsense,
+    Errors(&'static str, f64),
+    Requests(f64),
+    Broken(&'static str, bool),
+    Gateway(Option<i64>),
+    Metrics(Metrics),
+    Crash(u64),
+    CrashAfter(usize),
+    Stale,
+    Weigh(i64),
+    DropCanaryRef,
+    Revert,
+    RuleInFront,
+    RenameBackend,
+    Scale(i64),
+    Release,
+    PauseByHand,
+    DeleteCanary,
+    DeleteRoute,
+    DeleteWorkload,
+    DeleteRollout,
+    EditSpec,
+}
+
+const SOURCES: [Metrics; 5] = [
+    Metrics::Up,
+    Metrics::Down,
+    Metrics::Empty,
+    Metrics::Nonsense,
+    Metrics::Failing,
+];
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let versions = || prop::sample::select(vec!["v1", "v2", "v3"]);
+    prop_oneof![
+        12 => (1_i64..120).prop_map(Wait),
+        4 => versions().prop_map(Ship),
+        6 => prop::sample::select(vec![Verb::Promote, Verb::Abort, Verb::Retry, Verb::Pause, Verb::Resume]).prop_map(Command),
+        1 => Just(OldCommand),
+        1 => Just(Nonsense),
+        2 => (versions(), prop::sample::select(vec![0.0, 0.05, 1.0])).prop_map(|(version, share)| Errors(version, share)),
+        1 => prop::sample::select(vec![0.0, 1.0, 300.0]).prop_map(Requests),
+        3 => (versions(), any::<bool>()).prop_map(|(version, broken)| Broken(version, broken)),
+        2 => prop::sample::select(vec![None, Some(0), Some(20)]).prop_map(Gateway),
+        2 => prop::sample::select(SOURCES.to_vec()).prop_map(Metrics),
+        3 => (0_u64..90).prop_map(Crash),
+        3 => (1_usize..4).prop_map(CrashAfter),
+        2 => Just(Stale),
+        2 => (0_i64..=100).prop_map(Weigh),
+        1 => Just(DropCanaryRef),
+        2 => Just(Revert),
+        1 => Just(RuleInFront),
+        1 => Just(RenameBackend),
+        2 => (0_i64..8).prop_map(Scale),
+        1 => Just(Release),
+        1 => Just(PauseByHand),
+        1 => Just(DeleteCanary),
+        1 => Just(DeleteRoute),
+        1 => Just(DeleteWorkload),
+        1 => Just(DeleteRollout),
+        1 => Just(EditSpec),
+    ]
+}
+
+fn happen(simulator: &mut Simulator, what: &Happening) {
+    let cluster = &mut simulator.cluster;
+    match what {
+        Happening::Wait(seconds) => simulator.run_for(*seconds),
+        Happening::Ship(version) => simulator.ship(version),
+        Happening::Command(verb) => simulator.command(*verb),
+        Happening::OldCommand => cluster.command(r#"{"verb":"abort","run":"0-0","nonce":"old"}"#),
+        Happening::Nonsense => cluster.command("{"),
+        Happening::Errors(version, share) => {
+            cluster.weather.errors.insert((*version).to_owned(), *share);
+        }
+        Happening::Requests(rate) => cluster.weather.requests = *rate,
+        Happening::Broken(version, broken) => {
+            cluster.weather.broken.retain(|one| one != version);
+            if *broken {
+                cluster.weather.broken.push((*version).to_owned());
+            }
+        }
+        Happening::Gateway(delay) => cluster.weather.gateway_delay = *delay,
+        Happening::Metrics(metrics) => cluster.weather.metrics = *metrics,
+        Happening::Crash(outage) => simulator.crash(*outage),
+        Happening::CrashAfter(writes) => simulator.crash_after = Some(simulator.writes.len() + writes),
+        Happening::Stale => simulator.stale = true,
+        Happening::Weigh(canary) => cluster.weigh_by_hand(*canary),
+        Happening::DropCanaryRef => cluster.edit_route(|spec| {
+            for rule in spec["rules"].as_array_mut().unwrap() {
+                rule["backendRefs"]
+                    .as_array_mut()
+                    .unwrap()
+                    .retain(|one| one["name"] != "checkout-canary");
+            }
+        }),
+        Happening::Revert => cluster.revert_route(),
+        Happening::RuleInFront => {
+            let rule = json!({"backendRefs": [{"name": "checkout", "port": 80, "weight": 1}], "matches": [{"path": {"value": "/new"}}]});
+            if let Some(meant) = &mut cluster.meant {
+                meant["spec"]["rules"].as_array_mut().unwrap().insert(0, rule.clone());
+            }
+            cluster.edit_route(|spec| spec["rules"].as_array_mut().unwrap().insert(0, rule));
+        }
+        Happening::RenameBackend => {
+            let rename = |spec: &mut serde_json::Value| {
+                for one in spec["rules"].as_array_mut().into_iter().flatten() {
+                    for one in one["backendRefs"].as_array_mut().unwrap() {
+                        if one["name"] == "checkout" {
+                            one["name"] = json!("elsewhere");
+                        } else if one["name"] == "elsewhere" {
+                            one["name"] = json!("checkout");
+                        }
+                    }
+                }
+            };
+            if let Some(meant) = &mut cluster.meant {
+                rename(&mut meant["spec"]);
+            }
+            cluster.edit_route(rename);
+        }
+        Happening::Scale(replicas) => cluster.change_deployment(&json!({"spec": {"replicas": replicas}})),
+        Happening::Release => {
+            cluster.change_deployment(
+                &json!({"metadata": {"annotations": {"stepgate.dev/hold": "released"}}, "spec": {"paused": null}}),
+            );
+        }
+        Happening::PauseByHand => cluster.change_deployment(&json!({"spec": {"paused": true}})),
+        Happening::DeleteCanary => cluster.api.delete("Deployment", "checkout-canary"),
+        Happening::DeleteRoute => {
+            cluster.api.delete("HTTPRoute", "checkout");
+            cluster.meant = None;
+        }
+        Happening::DeleteWorkload => cluster.api.delete("Deployment", "checkout"),
+        Happening::DeleteRollout => cluster.api.delete("Rollout", "checkout"),
+        Happening::EditSpec => {
+            if cluster.api.get("Rollout", "checkout").is_some() {
+                cluster.api.update("Rollout", "checkout", |object| {
+                    object["spec"]["progressDeadline"] = json!(if object["spec"]["progressDeadline"] == "5m" {
+                        "10m"
+                    } else {
+                        "5m"
+                    });
+                });
+            }
+        }
+    }
+    simulator.tick();
+}
+
+/// The world becomes kind again: does the Rollout come to rest?
+fn settle(simulator: &mut Simulator, dropped: bool) {
+    let weather = &mut simulator.cluster.weather;
+    *weather = Weather {
+        policy: weather.policy,
+        ..Weather::default()
+    };
+    for _ in 0..18 {
+        simulator.run_for(100);
+        if simulator.status().run.is_none() {
+            break;
+        }
+    }
+    if simulator.status().run.is_some() {
+        // What waits for a person is told to go back, as a person could.
+        simulator.command(Verb::Abort);
+    }
+    simulator.run_for(300);
+    let written = simulator.writes.len();
+    simulator.run_for(300);
+    let status = simulator.status();
+    if status.run.is_none() && simulator.writes.len() > written {
+        simulator.fail("it does not come to rest");
+    }
+    if status.run.is_none()
+        && let (Some(route), Some(meant)) = (
+            simulator.cluster.api.get("HTTPRoute", "checkout"),
+            &simulator.cluster.meant,
+        )
+    {
+        // Whoever takes the canary out by hand may leave a weight of ours behind, and nobody can tell what was meant.
+        let same = if dropped {
+            let weightless = |route: &serde_json::Value| {
+                users_part(route)["spec"]
+                    .to_string()
+                    .replace("\"weight\":100", "\"weight\":7")
+            };
+            weightless(route) == weightless(meant)
+        } else {
+            route["spec"] == meant["spec"]
+        };
+        if !same || route["metadata"]["annotations"].get("stepgate.dev/run").is_some() {
+            simulator.fail(&format!("at rest the route is {route:#}"));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_write_of_any_life_is_safe_and_every_life_comes_to_rest(
+        happenings in prop::collection::vec(happening(), 1..25),
+        approval in any::<bool>(),
+    ) {
+        let spec = if approval {
+            json!({"steps": [{"weight": 0}, {"weight": 20, "approval": "Required"}, {"weight": 100}]})
+        } else {
+            json!({})
+        };
+        let mut simulator = Simulator::adopted(&spec);
+        simulator.limits.progress_deadline = Span::seconds(120);
+        simulator.ship("v2");
+        for one in &happenings {
+            happen(&mut simulator, one);
+        }
+        let dropped = happenings.iter().any(|one| matches!(one, Happening::DropCanaryRef));
+        settle(&mut simulator, dropped);
+    }
+}
+
+/// So many lives; as many as `PROPTEST_CASES` says where it says so.
+fn cases() -> u32 {
+    const UNSAID: u32 = 256;
+    Some(ProptestConfig::default().cases)
+        .filter(|cases| *cases != UNSAID)
+        .unwrap_or(60)
+}

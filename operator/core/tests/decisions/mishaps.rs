@@ -1,0 +1,111 @@
+//! Lives in which somebody interferes: pods that go, weights and rules that are changed by hand.
+
+use serde_json::json;
+use stepgate_crds::{command::Verb, status::Phase};
+
+use super::lives::{assert_at_rest_as_written, last_outcome, live_weight};
+use crate::fixtures::{cluster::route, simulator::Simulator};
+
+#[test]
+fn a_canary_whose_pods_are_gone_is_rolled_back_at_once() {
+    let mut simulator = Simulator::at_step(&json!({}), 3);
+    simulator.cluster.weather.broken.push("v2".to_owned());
+    simulator.run_for(2);
+    assert_eq!(live_weight(&simulator), 0, "{}", simulator.timeline());
+    simulator.until_phase(Phase::Failed, 60);
+    assert_eq!(last_outcome(&simulator).1.as_deref(), Some("CanaryLost"));
+}
+
+#[test]
+fn a_canary_that_dies_before_its_weight_is_accepted_is_taken_back_too() {
+    let mut simulator = Simulator::adopted(&json!({}));
+    simulator.ship("v2");
+    simulator.until("10 % is written", 60, |simulator| live_weight(simulator) == 10);
+    simulator.cluster.weather.broken.push("v2".to_owned());
+    simulator.cluster.weather.gateway_delay = Some(20);
+    simulator.run_for(2);
+    assert_eq!(live_weight(&simulator), 0, "{}", simulator.timeline());
+}
+
+#[test]
+fn while_stable_has_no_ready_pod_the_canary_serves_on() {
+    let mut simulator = Simulator::at_step(&json!({}), 3);
+    simulator.cluster.weather.broken.push("v1".to_owned());
+    simulator.run_for(1);
+    simulator.command(Verb::Abort);
+    simulator.run_for(300);
+    assert_eq!(live_weight(&simulator), 50, "{}", simulator.timeline());
+    assert!(simulator.status().message.unwrap().contains("stable has no ready pod"));
+    simulator.cluster.weather.broken.clear();
+    simulator.until_phase(Phase::Failed, 60);
+}
+
+#[test]
+fn weights_that_somebody_changed_are_put_right_and_the_step_is_judged_anew() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    simulator.run_for(20);
+    simulator.cluster.weigh_by_hand(90);
+    simulator.run_for(1);
+    assert_eq!(live_weight(&simulator), 30);
+    simulator.until_stable("v2", 1_200);
+    assert_at_rest_as_written(&simulator);
+}
+
+#[test]
+fn weight_that_somebody_gives_a_draining_canary_is_taken_off_and_it_drains_anew() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    simulator.command(Verb::Abort);
+    simulator.until("Draining", 30, |simulator| simulator.is_in("Draining"));
+    simulator.run_for(8);
+    simulator.cluster.weigh_by_hand(40);
+    simulator.run_for(8);
+    assert_eq!(live_weight(&simulator), 0);
+    assert_eq!(
+        simulator.cluster.ready("checkout-canary"),
+        2,
+        "{}",
+        simulator.timeline()
+    );
+    simulator.until_phase(Phase::Failed, 60);
+    assert!(simulator.cluster.controllers.unanswered < 0.5);
+}
+
+#[test]
+fn a_rule_put_in_front_in_mid_run_is_managed_and_keeps_its_own_weight_at_the_end() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    let rule = json!({"matches": [{"path": {"type": "Exact", "value": "/new"}}], "backendRefs": [{"name": "checkout", "port": 80, "weight": 3}]});
+    simulator
+        .cluster
+        .edit_route(|spec| spec["rules"].as_array_mut().unwrap().insert(0, rule.clone()));
+    simulator.until_stable("v2", 1_200);
+    let mut meant = route()["spec"].clone();
+    meant["rules"].as_array_mut().unwrap().insert(0, rule);
+    assert_eq!(
+        simulator.cluster.api.get("HTTPRoute", "checkout").unwrap()["spec"],
+        meant,
+        "{}",
+        simulator.timeline()
+    );
+}
+
+#[test]
+fn a_route_that_no_longer_names_the_stable_service_stalls_without_a_write_and_can_be_aborted() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    simulator.cluster.edit_route(|spec| {
+        spec["rules"][0]["backendRefs"][0]["name"] = json!("static");
+    });
+    simulator.run_for(5);
+    let written = simulator.writes.iter().filter(|write| !write.refresh).count();
+    simulator.run_for(300);
+    assert_eq!(
+        simulator.writes.iter().filter(|write| !write.refresh).count(),
+        written,
+        "{}",
+        simulator.timeline()
+    );
+    assert!(simulator.status().message.unwrap().contains("no longer to checkout"));
+    simulator.command(Verb::Abort);
+    simulator.until_phase(Phase::Failed, 120);
+    let refs = simulator.cluster.api.get("HTTPRoute", "checkout").unwrap()["spec"]["rules"][0]["backendRefs"].clone();
+    assert_eq!(refs.as_array().unwrap().len(), 1, "{refs}");
+}

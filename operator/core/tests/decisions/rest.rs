@@ -1,0 +1,131 @@
+//! Decisions at rest.
+
+use serde_json::json;
+use stepgate_core::{Act, Kind, Plan, input::Seen};
+use stepgate_crds::status::{Phase, RunState};
+
+use crate::fixtures::world::world;
+
+#[test]
+fn a_held_new_template_starts_a_run_with_every_default_filled_in() {
+    let status = world().held().commits();
+    let run = status.run.unwrap();
+    assert!(matches!(run.state, RunState::Preparing { .. }));
+    assert_eq!(
+        run.spec.steps.iter().map(|step| step.weight).collect::<Vec<_>>(),
+        [10, 30, 50, 100]
+    );
+    assert!(run.spec.steps.iter().all(|step| step.bake.is_some()));
+    assert_eq!(run.original.len(), 1);
+    assert_eq!((run.original[0].index, run.original[0].stable_weight), (0, Some(7)));
+    assert_eq!(status.note.unwrap().reason, "Started");
+}
+
+#[test]
+fn a_run_waits_for_stable_to_be_ready() {
+    let status = world().held().with(|seen| seen.stable_ready = 0).commits();
+    assert!(status.run.is_none());
+    assert_eq!(status.phase, Some(Phase::Blocked));
+    assert!(status.message.unwrap().contains("no ready endpoint"));
+}
+
+#[test]
+fn a_deployment_of_another_rollout_is_left_alone() {
+    let status = world()
+        .at_rest()
+        .with_workload(|workload| workload.rollout = Some("other".to_owned()))
+        .commits();
+    assert!(status.message.unwrap().contains("managed by Rollout other"));
+}
+
+#[test]
+fn a_deployment_that_cannot_be_read_is_not_taken_to_be_gone() {
+    let status = world()
+        .at_rest()
+        .with(|seen| seen.workload = Seen::Unknown("forbidden".to_owned()))
+        .commits();
+    assert!(status.message.unwrap().contains("could not be read: forbidden"));
+}
+
+#[test]
+fn what_is_said_is_said_once() {
+    let moment = world().at_rest().with(|seen| seen.workload = Seen::Absent);
+    let status = moment.commits();
+    let again = moment.with(|seen| seen.rollout.status = status);
+    assert_eq!(again.waits(), Some(again.0.now.after(again.0.limits.mend)));
+}
+
+#[test]
+fn a_message_of_any_length_fits_and_does_not_go_round() {
+    let moment = world()
+        .at_rest()
+        .with(|seen| seen.workload = Seen::Unknown("ö".repeat(40_000)));
+    let status = moment.commits();
+    assert!(serde_json::to_string(&status).unwrap().len() < 4_096);
+    let again = moment.with(|seen| seen.rollout.status = status);
+    assert!(again.waits().is_some());
+}
+
+#[test]
+fn a_template_put_back_while_held_is_let_go() {
+    let moment = world().held();
+    let before = world().at_rest().0.workload;
+    let Seen::At(stable) = before else { panic!() };
+    let effects = moment
+        .with_workload(|workload| workload.template = stable.template)
+        .acts();
+    let Act::Merge(patch) = &effects[0].act else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(patch["spec"], json!({"paused": null}));
+    assert_eq!(patch["metadata"]["annotations"], json!({"stepgate.dev/hold": null}));
+}
+
+#[test]
+fn a_pause_without_our_stamp_is_nobodys_to_undo() {
+    let moment = world().at_rest().with_workload(|workload| workload.paused = true);
+    let status = moment.commits();
+    assert!(status.message.as_ref().unwrap().contains("paused by somebody else"));
+    let again = moment.with(|seen| seen.rollout.status = status);
+    assert!(again.waits().is_none());
+}
+
+#[test]
+fn old_templates_are_cleared_away() {
+    let moment = world().at_rest().with(|seen| {
+        let any = seen.templates.values().next().unwrap().clone();
+        seen.templates.insert("left-over".to_owned(), any);
+    });
+    let effects = moment.acts();
+    assert_eq!(
+        (effects.len(), effects[0].kind, effects[0].name.as_str()),
+        (1, Kind::PodTemplate, "left-over")
+    );
+}
+
+#[test]
+fn a_spec_that_was_edited_is_looked_at_anew_in_one_write_or_says_what_is_wrong() {
+    let moment = world().at_rest().with(|seen| seen.rollout.generation += 1);
+    let status = moment.commits();
+    assert_eq!(status.phase, Some(Phase::Healthy));
+    let wrong = moment
+        .with(|seen| seen.rollout.spec.traffic.stable_service = Some("nowhere".to_owned()))
+        .commits();
+    assert!(wrong.message.unwrap().contains("spec.traffic.stableService"));
+}
+
+#[test]
+fn the_finalizer_goes_last() {
+    let moment = world().at_rest().with(|seen| seen.rollout.deleting = true);
+    let effects = moment.acts();
+    assert_eq!((effects.len(), effects[0].kind), (1, Kind::Deployment));
+    let let_go = moment.with_workload(|workload| workload.rollout = None);
+    let effects = let_go.acts();
+    assert_eq!(effects[0].kind, Kind::Rollout);
+    let Act::Merge(patch) = &effects[0].act else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(patch["metadata"]["finalizers"], json!([]));
+    let gone = let_go.with(|seen| seen.rollout.finalizer = false);
+    assert!(matches!(gone.next(), Plan::Wait(_)));
+}

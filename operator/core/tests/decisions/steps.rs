@@ -1,0 +1,272 @@
+//! Decisions in the steps of a run.
+
+use serde_json::json;
+use stepgate_core::{Act, Kind, input::Seen, verdict::Restarts};
+use stepgate_crds::{
+    command::Verb,
+    status::{Outcome, Phase, RunState},
+    units::Timestamp,
+};
+
+use crate::fixtures::world::{Moment, world};
+
+#[track_caller]
+fn rolls_back(moment: &Moment, reason: &str) {
+    let status = moment.commits();
+    let run = status.run.unwrap();
+    assert_eq!(run.weight, 0);
+    match run.state {
+        RunState::RollingBack { cause, then, .. } => {
+            assert_eq!(
+                (cause.reason.as_str(), then),
+                (reason, Outcome::Failed),
+                "{}",
+                cause.detail
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(status.phase, Some(Phase::RollingBack));
+    assert!(status.note.unwrap().warning);
+}
+
+#[test]
+fn a_failed_verdict_takes_all_traffic_back_to_stable() {
+    let moment = world().at_step(2).with_counts(3, [1_000, 80, 2_000, 2]);
+    rolls_back(&moment, "Verdict");
+}
+
+#[test]
+fn a_failed_verdict_needs_neither_a_ready_canary_nor_a_route_at_its_weight() {
+    let moment = world()
+        .at_step(2)
+        .with_counts(3, [1_000, 80, 2_000, 2])
+        .with_weight(90)
+        .with(|seen| seen.canary_ready = 0);
+    rolls_back(&moment, "Verdict");
+}
+
+#[test]
+fn failure_is_judged_before_a_bake_that_is_over_and_before_a_persons_promotion() {
+    let moment = world()
+        .at_step(2)
+        .with_counts(3, [1_000, 80, 2_000, 2])
+        .after(3_600)
+        .with_command(Verb::Promote);
+    let refused = moment.commits();
+    assert!(!refused.command.as_ref().unwrap().done);
+    let message = refused.command.unwrap().message;
+    assert!(message.contains("the version has failed"), "{message}");
+}
+
+#[test]
+fn a_pass_before_the_end_of_the_bake_waits_for_it() {
+    let moment = world()
+        .with_spec(json!({"steps": [{"weight": 10, "bake": "10m"}, {"weight": 100}]}))
+        .at_step(1)
+        .with_counts(6, [1_000, 0, 9_000, 0]);
+    let force = moment.0.rollout.status.run.as_ref().unwrap().in_force.clone().unwrap();
+    let over = Timestamp::from_millis(force.since.as_millis() + 2_000 + 600_000);
+    // A minute has passed: the numbers are written, and then it waits for the bake.
+    let said = moment.commits();
+    assert!(said.message.unwrap().contains("it bakes until"));
+    assert_eq!(said.run.unwrap().step, 0);
+    let later = moment.with(|seen| seen.now = over);
+    assert_eq!(later.commits().run.unwrap().step, 1);
+}
+
+#[test]
+fn a_pass_goes_to_the_next_step_and_touches_the_route_only_after_the_commit() {
+    let status = world()
+        .at_step(1)
+        .with_counts(3, [1_000, 0, 9_000, 0])
+        .after(60)
+        .commits();
+    let run = status.run.unwrap();
+    assert_eq!((run.step, run.weight, run.accepted_weight), (1, 30, 10));
+    assert!(run.in_force.unwrap().seq < run.seq);
+    assert_eq!(status.verdict.as_deref(), Some("Pass"));
+    assert_eq!(status.note.unwrap().reason, "StepPassed");
+}
+
+#[test]
+fn a_pass_waits_for_pods_that_the_weight_needs() {
+    let moment = world()
+        .at_step(3)
+        .with_counts(3, [1_000, 0, 1_000, 0])
+        .after(60)
+        .with(|seen| seen.canary_ready = 1);
+    let said = moment.commits();
+    assert!(said.message.unwrap().contains("1 of 2 canary pods"));
+    assert_eq!(said.run.unwrap().step, 2);
+    let late = moment.after(3_600).commits();
+    assert!(
+        late.conditions
+            .iter()
+            .any(|one| one.type_ == "Stalled" && one.status == "True")
+    );
+}
+
+#[test]
+fn nothing_is_decided_on_counts_of_before_the_weight_was_accepted() {
+    let moment = world().at_step(2).with_counts(3, [1_000, 0, 2_000, 0]).with(|seen| {
+        let accepted = seen
+            .rollout
+            .status
+            .run
+            .as_ref()
+            .unwrap()
+            .in_force
+            .as_ref()
+            .unwrap()
+            .since
+            .ceil_seconds();
+        for (back, sample) in seen.samples.iter_mut().rev().enumerate() {
+            sample.end = accepted - i64::try_from(back).unwrap() * 10;
+        }
+        seen.now = Timestamp::from_millis((accepted + 3_000) * 1_000);
+    });
+    let said = moment.commits();
+    assert_eq!(said.run.unwrap().step, 1);
+    assert_eq!(said.verdict.as_deref(), Some("InsufficientTraffic"));
+}
+
+#[test]
+fn a_canary_that_is_too_small_is_scaled_before_the_route_is_touched() {
+    let moment = world().at_step(3).with(|seen| {
+        if let Seen::At(canary) = &mut seen.canary {
+            canary.replicas = 1;
+        }
+    });
+    let effects = moment.acts();
+    assert_eq!(effects.len(), 1);
+    assert_eq!(
+        (effects[0].kind, effects[0].name.as_str()),
+        (Kind::Deployment, "checkout-canary")
+    );
+    let Act::Merge(patch) = &effects[0].act else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(patch["spec"], json!({"replicas": 2}));
+}
+
+#[test]
+fn a_route_that_cannot_be_read_is_neither_at_its_weight_nor_accepted() {
+    for phase in [Phase::Preparing, Phase::Stepping, Phase::RollingBack, Phase::Draining] {
+        let moment = world()
+            .in_phase(phase)
+            .with(|seen| seen.routes[0].1 = Seen::Unknown("forbidden".to_owned()))
+            .after(20);
+        let before = moment.0.rollout.status.run.clone().unwrap();
+        match moment.next() {
+            stepgate_core::Plan::Commit(status) => {
+                let run = status.run.unwrap();
+                assert_eq!(
+                    (run.seq, &run.in_force),
+                    (before.seq, &before.in_force),
+                    "{phase:?}: {:?}",
+                    status.message
+                );
+                assert!(status.message.unwrap().contains("could not be read"), "{phase:?}");
+            }
+            stepgate_core::Plan::Act(effects) => {
+                assert!(
+                    effects.iter().all(|effect| matches!(effect.act, Act::Create(_))),
+                    "{phase:?}: {effects:?}"
+                );
+            }
+            stepgate_core::Plan::Wait(_) => {}
+        }
+    }
+}
+
+#[test]
+fn a_canary_without_a_ready_pod_is_taken_back() {
+    rolls_back(&world().at_step(2).with(|seen| seen.canary_ready = 0), "CanaryLost");
+    rolls_back(
+        &world().at_step(2).with(|seen| seen.canary = Seen::Absent),
+        "CanaryLost",
+    );
+}
+
+#[test]
+fn a_canary_that_cannot_be_read_is_not_lost() {
+    let moment = world().at_step(2).with(|seen| {
+        seen.canary = Seen::Unknown("timeout".to_owned());
+        seen.canary_ready = 0;
+    });
+    assert!(moment.waits().is_some());
+}
+
+#[test]
+fn containers_that_end_with_errors_fail_the_run_in_any_state_before_promotion() {
+    let restarts = Some(Restarts {
+        canary_error_exits: 3,
+        canary_pod_hours: 0.1,
+        stable_error_exits: 0,
+        stable_pod_hours: 10.0,
+    });
+    rolls_back(&world().at_step(1).with(|seen| seen.restarts = restarts), "Verdict");
+    rolls_back(
+        &world().in_phase(Phase::Preparing).with(|seen| seen.restarts = restarts),
+        "CanaryRestarts",
+    );
+}
+
+#[test]
+fn weights_that_were_changed_are_committed_as_a_new_intent_before_they_are_put_right() {
+    let moment = world().at_step(2).with_weight(70);
+    let before = moment.0.rollout.status.run.clone().unwrap();
+    let run = moment.commits().run.unwrap();
+    assert_eq!((run.seq, run.weight, run.step), (before.seq + 1, 30, 1));
+}
+
+#[test]
+fn no_weight_is_put_back_up_without_the_pods_for_it() {
+    let paused = world()
+        .with_spec(json!({"steps": [{"weight": 50, "approval": "Required"}, {"weight": 100}]}))
+        .in_phase(Phase::Paused)
+        .with_weight(0)
+        .with(|seen| seen.canary_ready = 1);
+    match paused.next() {
+        stepgate_core::Plan::Act(effects) => panic!("{effects:?}"),
+        stepgate_core::Plan::Commit(status) => assert!(status.message.unwrap().contains("wait for its pods")),
+        stepgate_core::Plan::Wait(_) => {}
+    }
+    let ready = paused.with(|seen| seen.canary_ready = 2);
+    assert_eq!(ready.acts().len(), 1);
+}
+
+#[test]
+fn a_goal_that_is_reached_counts_before_the_deadline_that_has_passed() {
+    let moment = world().in_phase(Phase::Stepping).with_run(|run| {
+        run.state = RunState::Preparing { since: run.started };
+        (run.step, run.weight, run.seq, run.in_force) = (0, 0, 1, None);
+    });
+    let moment = moment.with_weight(0).with_route(|route| {
+        let id = route.run.clone().unwrap();
+        route.run = Some(format!("{}.1", id.split('.').next().unwrap()));
+        route.parents[0].accepted = Some(route.generation);
+    });
+    let status = moment.after(36_000).commits();
+    assert_eq!(status.phase, Some(Phase::Stepping), "{:?}", status.message);
+}
+
+#[test]
+fn a_new_leader_says_so_once_and_shifts_what_waits_by_the_time_without_one() {
+    let moment = world().at_step(2).with(|seen| {
+        seen.term = 7;
+        seen.absent = stepgate_crds::units::Span::seconds(100);
+        seen.now = seen.now.after(seen.absent);
+    });
+    let before = moment.0.rollout.status.clone();
+    let status = moment.commits();
+    let (run, old) = (status.run.clone().unwrap(), before.run.clone().unwrap());
+    assert_eq!(run.term, 7);
+    let since = |state: &RunState| match state {
+        RunState::Stepping { since } => since.as_millis(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(since(&run.state), since(&old.state) + 100_000);
+    assert_eq!((status.message, status.conditions), (before.message, before.conditions));
+}

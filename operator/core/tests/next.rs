@@ -1,0 +1,35 @@
+//! What the core decides, against a small world in memory: objects as JSON behind an API server's rules, with a Deployment
+//! controller, a gateway, endpoints and counts that follow a script.
+//!
+//! `lives`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants` does all of
+//! it at random; each write of each of them is checked against the safety rules (`fixtures::checker`). `steps`, `commands`, `ends`,
+//! `rest`, `preflight` and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
+
+#[cfg(test)]
+mod fixtures {
+    pub(crate) mod api;
+    pub(crate) mod checker;
+    pub(crate) mod cluster;
+    pub(crate) mod controllers;
+    pub(crate) mod observed;
+    pub(crate) mod patch;
+    pub(crate) mod simulator;
+    pub(crate) mod world;
+}
+
+#[cfg(test)]
+mod decisions {
+    mod apart;
+    mod budget;
+    mod commands;
+    mod crashes;
+    mod ends;
+    mod golden;
+    mod invariants;
+    mod lives;
+    mod mishaps;
+    mod preflight;
+    mod rest;
+    mod steps;
+    mod strangers;
+}

@@ -9,6 +9,7 @@ pub mod load;
 pub mod node;
 pub mod operator;
 pub mod record;
+pub mod refusal;
 pub mod scene;
 pub mod shop;
 pub mod until;

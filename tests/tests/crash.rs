@@ -9,18 +9,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kube::Api;
-use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 use stepgate_crds::status::{Outcome, Phase, RunState};
 use stepgate_crds::{RolloutStatus, Verb};
-use stepgate_tests::cluster::{Cluster, Namespace};
+use stepgate_tests::cluster::Cluster;
 use stepgate_tests::load::LoadHandle;
-use stepgate_tests::operator::{ACCOUNT, OperatorOptions, SYSTEM};
+use stepgate_tests::operator::OperatorOptions;
 use stepgate_tests::record::status_line;
+use stepgate_tests::refusal::Refusal;
 use stepgate_tests::scene::{Scene, quick};
-use stepgate_tests::shop::{self, NAME, Shop};
+use stepgate_tests::shop::{self, Shop};
 use stepgate_tests::until::{Seen, until};
 use tokio::time::{Instant, sleep};
 
@@ -392,79 +390,4 @@ async fn killed_every_three_seconds_a_good_version_still_gets_through_on_its_evi
     }
     .await;
     scene.told(outcome)
-}
-
-/// An admission policy that refuses the operator every write to the routes of one namespace, until it is ended.
-struct Refusal {
-    policy: String,
-    cluster: Cluster,
-}
-
-impl Refusal {
-    /// Comes back once the API server refuses.
-    async fn of_route_writes(namespace: &Namespace) -> Result<Self> {
-        let cluster = namespace.cluster().clone();
-        let policy = format!("refuse-routes-{}", namespace.name());
-        let account = format!("system:serviceaccount:{SYSTEM}:{ACCOUNT}");
-        let manifest = json!({"apiVersion": "v1", "kind": "List", "items": [
-            {
-                "apiVersion": "admissionregistration.k8s.io/v1",
-                "kind": "ValidatingAdmissionPolicy",
-                "metadata": {"name": policy},
-                "spec": {
-                    "matchConstraints": {"resourceRules": [{
-                        "apiGroups": ["gateway.networking.k8s.io"], "apiVersions": ["v1"],
-                        "operations": ["UPDATE"], "resources": ["httproutes"],
-                    }]},
-                    "validations": [{
-                        "expression": format!("request.userInfo.username != '{account}'"),
-                        "message": "refused by a test",
-                    }],
-                },
-            },
-            {
-                "apiVersion": "admissionregistration.k8s.io/v1",
-                "kind": "ValidatingAdmissionPolicyBinding",
-                "metadata": {"name": policy},
-                "spec": {
-                    "policyName": policy,
-                    "validationActions": ["Deny"],
-                    "matchResources": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name()}}},
-                },
-            },
-        ]});
-        cluster
-            .kubectl_with(&["apply", "-f", "-"], &manifest.to_string())
-            .await?;
-        let refusal = Self { policy, cluster };
-        refusal.await_effect(namespace).await?;
-        Ok(refusal)
-    }
-
-    async fn await_effect(&self, namespace: &Namespace) -> Result<()> {
-        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"));
-        let client = self.cluster.client_of_service_account(SYSTEM, ACCOUNT).await?;
-        let routes: Api<DynamicObject> = Api::namespaced_with(client, namespace.name(), &kind);
-        let rehearsal = PatchParams {
-            dry_run: true,
-            ..PatchParams::default()
-        };
-        let touch = Patch::Merge(json!({"metadata": {"annotations": {"test": "rehearsal"}}}));
-        until("the refusal to take effect", BOUND, async || {
-            let answer = routes.patch(NAME, &rehearsal, &touch).await;
-            Ok(if answer.is_err() {
-                Seen::Done(())
-            } else {
-                Seen::NotYet("writes are still allowed".to_owned())
-            })
-        })
-        .await
-    }
-
-    async fn end(self) -> Result<()> {
-        for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
-            self.cluster.kubectl(&["delete", kind, &self.policy]).await?;
-        }
-        Ok(())
-    }
 }

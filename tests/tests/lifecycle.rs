@@ -1,8 +1,13 @@
 //! The life of a Rollout beside the straight way: adoption, another template in mid-run, deletion, a Deployment made anew, deadlines
 //! and crashing canaries, and what `kubectl wait` and kstatus read of it all.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON is looked into by its fields; what is not there reads as null"
+)]
+
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -437,12 +442,10 @@ fn kstatus(rollout: &Rollout) -> &'static str {
             .iter()
             .any(|condition| condition.type_ == kind && condition.status == wanted)
     };
-    if status
+    let behind = status
         .observed_generation
-        .is_some_and(|seen| Some(seen) != rollout.metadata.generation)
-    {
-        "InProgress"
-    } else if is("Reconciling", "True") {
+        .is_some_and(|seen| Some(seen) != rollout.metadata.generation);
+    if behind || is("Reconciling", "True") {
         "InProgress"
     } else if is("Stalled", "True") {
         "Failed"
@@ -476,7 +479,7 @@ impl Versions {
         let task = tokio::spawn(async move {
             while let Ok(Some(event)) = events.try_next().await {
                 if let WatchEvent::Modified(rollout) = event {
-                    list.lock().expect("nobody panics with it").push(rollout);
+                    list.lock().unwrap_or_else(PoisonError::into_inner).push(rollout);
                 }
             }
         });
@@ -507,7 +510,7 @@ async fn conditions_tell_kubectl_and_kstatus_the_truth_all_the_way() -> Result<(
     wait("Ready=false").await?;
     wait("Reconciling=false").await?;
 
-    let seen = versions.seen.lock().expect("nobody panics with it").clone();
+    let seen = versions.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut phases = BTreeSet::new();
     for rollout in &seen {
         let status = rollout.status.clone().context("a status")?;

@@ -1,7 +1,12 @@
 //! The user's HTTPRoute: in a run nothing of it changes but weights, the canary's backendRef and the run annotation, and afterwards it
 //! is byte by byte what it was. Every version of it that the API server ever had is looked at.
 
-use std::sync::{Arc, Mutex};
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON is looked into by its fields; what is not there reads as null"
+)]
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -63,9 +68,9 @@ impl Versions {
         let task = tokio::spawn(async move {
             while let Ok(Some(event)) = events.try_next().await {
                 if let WatchEvent::Modified(route) = event {
-                    list.lock()
-                        .expect("nobody panics with it")
-                        .push(serde_json::to_value(route).expect("it came as JSON"));
+                    // It came as JSON.
+                    let route = serde_json::to_value(route).unwrap_or_default();
+                    list.lock().unwrap_or_else(PoisonError::into_inner).push(route);
                 }
             }
         });
@@ -73,7 +78,7 @@ impl Versions {
     }
 
     fn seen(&self) -> Vec<Value> {
-        self.seen.lock().expect("nobody panics with it").clone()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -84,6 +89,12 @@ fn users(route: &Value) -> Value {
         "annotations": route["metadata"]["annotations"],
         "spec": route["spec"],
     })
+}
+
+fn ensure_same(before: &Value, after: &Value) -> Result<()> {
+    let (before, after) = (users(before).to_string(), users(after).to_string());
+    ensure!(before == after, "before: {before}\nafter: {after}");
+    Ok(())
 }
 
 /// The same without what a run may change: the weights of the stable Service and the canary's backendRef in the rules `managed`, and
@@ -158,12 +169,7 @@ async fn nothing_of_the_users_route_changes_but_weights_the_canarys_ref_and_the_
     shop::ship(&namespace, "v2", "0%").await?;
     shop::promote_through(&namespace, BOUND).await?;
     let after = shop::route(&namespace).await?;
-    ensure!(
-        users(&after).to_string() == users(&before).to_string(),
-        "before: {}\nafter: {}",
-        users(&before),
-        users(&after)
-    );
+    ensure_same(&before, &after)?;
     ensure!(after["metadata"].get("annotations").is_none(), "{after}");
 
     // A run that is given up leaves nothing either.
@@ -172,12 +178,7 @@ async fn nothing_of_the_users_route_changes_but_weights_the_canarys_ref_and_the_
     shop::plugin(&namespace, &["abort", NAME]).await?;
     shop::wait(&namespace, Phase::Failed, BOUND).await?;
     let after = shop::route(&namespace).await?;
-    ensure!(
-        users(&after).to_string() == users(&before).to_string(),
-        "before: {}\nafter: {}",
-        users(&before),
-        users(&after)
-    );
+    ensure_same(&before, &after)?;
 
     let seen = versions.seen();
     let expected = beside_the_run(&before, &managed)?;
@@ -249,12 +250,7 @@ async fn only_the_named_rules_move_and_get_their_own_weight_back() -> Result<()>
     let rules = after["spec"]["rules"].as_array_mut().context("rules")?;
     let added = rules.remove(0);
     ensure!(added["matches"][0]["path"]["value"] == "/new", "{added}");
-    ensure!(
-        users(&after).to_string() == users(&before).to_string(),
-        "before: {}\nafter: {}",
-        users(&before),
-        users(&after)
-    );
+    ensure_same(&before, &after)?;
     for version in versions.seen() {
         let rules = version["spec"]["rules"].as_array().context("rules")?;
         for rule in rules {
@@ -311,7 +307,7 @@ async fn two_routes_move_together_and_both_come_back() -> Result<()> {
     }
     shop::wait(&namespace, Phase::Healthy, BOUND).await?;
     for (before, after) in before.iter().zip(both().await?) {
-        ensure!(users(&after).to_string() == users(before).to_string(), "{after}");
+        ensure_same(before, &after)?;
     }
     Ok(())
 }

@@ -2,6 +2,11 @@
 //!
 //! Nothing runs here: every case is a dry run of a creation (or of an update) under strict field validation.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON is looked into by its fields; what is not there reads as null"
+)]
+
 use anyhow::{Context, Result, bail, ensure};
 use kube::Api;
 use kube::api::{DynamicObject, Patch, PatchParams};
@@ -132,6 +137,7 @@ async fn what_the_page_spells_out_is_accepted() -> Result<()> {
 }
 
 /// Each with words of the message.
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result<()> {
     let (_cluster, namespace) = world().await?;

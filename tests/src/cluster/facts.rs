@@ -131,6 +131,9 @@ impl Facts {
     }
 }
 
+/// Tells the writes of this process apart.
+static WRITES: AtomicU32 = AtomicU32::new(0);
+
 /// Writes a kubeconfig (as JSON, which is YAML) for one bearer token.
 pub(super) fn write_kubeconfig(file: &Path, authority: &Path, user: &str, token: &str) -> Result<()> {
     let server = format!("https://{API_SERVER_ADDRESS}:{API_SERVER_PORT}");
@@ -143,8 +146,7 @@ pub(super) fn write_kubeconfig(file: &Path, authority: &Path, user: &str, token:
         "current-context": "local",
     });
     // Tests write the same file at the same time, and operators read it: it is whole at any moment.
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let unique = format!("new-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let unique = format!("new-{}-{}", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed));
     let new = file.with_extension(unique);
     fs::write(&new, serde_json::to_vec_pretty(&config)?).with_context(|| format!("writing {}", new.display()))?;
     fs::rename(&new, file).with_context(|| format!("writing {}", file.display()))

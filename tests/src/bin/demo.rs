@@ -65,7 +65,7 @@ fn say(text: &str) {
 fn introduce() {
     say("Stepgate's demo takes about 3 minutes: some seconds to start a cluster in a network namespace of its own (API server, controllers,
 Contour with Envoy, Prometheus, one process for each pod), 2 minutes for a good version, half a minute for a bad one.
-Nothing of it can be reached from outside, and nothing of it stays.
+Nothing of it can be reached from outside, and nothing stays unless KEEP=1 was said.
 ");
 }
 

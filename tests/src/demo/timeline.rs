@@ -215,7 +215,7 @@ mod tests {
             verdict: Some("InsufficientTraffic".to_owned()),
             ..status(Phase::RollingBack, &"many words ".repeat(40))
         };
-        let lines = timeline.look(Duration::from_secs(600), &status, clients(), true);
+        let lines = timeline.look(Duration::from_mins(10), &status, clients(), true);
         let place = |line: &str, word: &str| line.find(word).map(|at| line.get(..at).unwrap_or("").chars().count());
         let row = lines.first().unwrap();
         assert_eq!(

@@ -15,6 +15,12 @@ deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
 chart := charts/stepgate
 
+# The demo application is linked statically, as small images have it; what it rests on is built as for all others.
+define build_bins
+cargo build --workspace --exclude demo-app --bins
+cargo rustc --package demo-app --bin demo-app -- -C target-feature=+crt-static
+endef
+
 .PHONY: help
 help: ## list what can be done
 	@echo "Stepgate: progressive delivery over the Gateway API."; echo
@@ -24,7 +30,8 @@ help: ## list what can be done
 ##
 .PHONY: build
 build: ## build everything (one profile, also for tests, demo and chart)
-	cargo build --workspace --bins --tests
+	$(build_bins)
+	cargo build --workspace --tests
 
 .PHONY: fmt
 fmt: ## format the sources
@@ -78,7 +85,7 @@ check-chart: cluster-programs ## lint the Helm chart and render it
 .PHONY: demo
 demo: cluster-programs ## a good and a bad version on a real cluster, live, in 3 minutes; KEEP=1 leaves it running
 	@[ -x $(programs)/demo ] || echo "demo: building Stepgate, some minutes on two cores the first time ..."
-	cargo build --workspace --bins
+	$(build_bins)
 	@$(programs)/demo run $(if $(KEEP),--keep)
 
 .PHONY: demo-stop

@@ -396,7 +396,7 @@ async fn a_canary_that_crashes_before_it_is_ready_fails_by_its_restarts() -> Res
 async fn a_canary_that_crashes_under_traffic_gives_it_back() -> Result<()> {
     let (namespace, _operator) = scene(&small()).await?;
     let route = shop::route(&namespace).await?;
-    let change = ["set", "env", "deployment/checkout", "VERSION=v2", "CRASH_AFTER=6s"];
+    let change = ["set", "env", "deployment/checkout", "VERSION=v2", "CRASH_AFTER=10s"];
     namespace.kubectl(&change).await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
     let failed = shop::wait(&namespace, Phase::Failed, BOUND).await?;

@@ -8,6 +8,7 @@ use stepgate_crds::{
 
 use super::lives::{assert_at_rest_as_written, last_outcome, live_weight};
 use crate::fixtures::{
+    checker::canary_weight,
     cluster::{self, route},
     simulator::Simulator,
 };
@@ -204,4 +205,86 @@ fn stable_that_grows_in_mid_run_grows_the_canary_before_it_gets_more() {
     assert_eq!(simulator.cluster.ready("checkout-canary"), 3);
     simulator.until_stable("v2", 1_200);
     assert!(simulator.cluster.controllers.unanswered < 0.5);
+}
+
+/// A second route to the same Service, by another gateway, with a weight of its own.
+fn with_a_second_route() -> Simulator {
+    let mut simulator = Simulator::new();
+    let mut second = route();
+    second["metadata"]["name"] = json!("internal");
+    second["spec"]["rules"][0]["backendRefs"][0]["weight"] = json!(2);
+    second["spec"]["parentRefs"][0]["name"] = json!("inside");
+    simulator.cluster.api.create("HTTPRoute", second);
+    simulator.run_for(10);
+    let routes = json!({"traffic": {"routes": [{"kind": "HTTPRoute", "name": "checkout"}, {"kind": "HTTPRoute", "name": "internal"}]}});
+    simulator.cluster.api.create("Rollout", cluster::rollout(&routes));
+    simulator.until_phase(Phase::Healthy, 60);
+    simulator.ship("v2");
+    simulator
+}
+
+fn spec(simulator: &Simulator, name: &str) -> serde_json::Value {
+    simulator.cluster.api.get("HTTPRoute", name).unwrap()["spec"].clone()
+}
+
+#[test]
+fn several_routes_move_together_and_are_each_restored_to_their_own() {
+    let mut simulator = with_a_second_route();
+    let internal = {
+        let mut internal = route()["spec"].clone();
+        internal["rules"][0]["backendRefs"][0]["weight"] = json!(2);
+        internal["parentRefs"][0]["name"] = json!("inside");
+        internal
+    };
+    let mut seen = Vec::new();
+    for _ in 0..600 {
+        simulator.tick();
+        seen.push((
+            canary_weight(&spec(&simulator, "checkout")),
+            canary_weight(&spec(&simulator, "internal")),
+        ));
+        seen.dedup();
+    }
+    assert_eq!(
+        seen,
+        [(0, 0), (10, 10), (30, 30), (50, 50), (100, 100), (0, 0)],
+        "{}",
+        simulator.timeline()
+    );
+    simulator.until_stable("v2", 1);
+    assert_at_rest_as_written(&simulator);
+    assert_eq!(spec(&simulator, "internal"), internal);
+    assert!(simulator.cluster.controllers.unanswered < 0.5);
+}
+
+#[test]
+fn one_route_of_two_that_is_gone_holds_the_run_and_lets_it_go_back() {
+    let mut simulator = with_a_second_route();
+    simulator.until("30 %", 400, |simulator| simulator.status().weight == Some(30));
+    simulator.cluster.api.delete("HTTPRoute", "internal");
+    simulator.run_for(600);
+    let status = simulator.status();
+    assert_eq!(status.weight, Some(30));
+    assert!(
+        status.message.unwrap().contains("HTTPRoute internal is gone"),
+        "{}",
+        simulator.timeline()
+    );
+    simulator.command(Verb::Abort);
+    simulator.until_phase(Phase::Failed, 60);
+    assert_at_rest_as_written(&simulator);
+}
+
+#[test]
+fn drift_of_one_route_of_two_is_put_right_in_both_under_one_intent() {
+    let mut simulator = with_a_second_route();
+    simulator.until("30 %", 400, |simulator| simulator.status().weight == Some(30));
+    simulator.cluster.weigh_by_hand(80);
+    simulator.run_for(1);
+    let marks = |name: &str| {
+        simulator.cluster.api.get("HTTPRoute", name).unwrap()["metadata"]["annotations"]["stepgate.dev/run"].clone()
+    };
+    assert_eq!(canary_weight(&spec(&simulator, "checkout")), 30);
+    assert_eq!(marks("checkout"), marks("internal"));
+    simulator.until_stable("v2", 1_200);
 }

@@ -19,7 +19,7 @@ fn every_copy_of_the_crd_is_what_the_types_say() {
         assert!(
             text == generated,
             "{copy} is out of date (first difference in line {}): run `make gen`, and commit what it writes",
-            line.map_or_else(|| text.lines().count().min(generated.lines().count()), |line| line) + 1
+            line.unwrap_or_else(|| text.lines().count().min(generated.lines().count())) + 1
         );
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn detail(rollout: &Rollout, now: Timestamp) -> String {
     }
     parts.extend(status.run.as_ref().map(|run| of_run(run, status, now)));
     parts.push(found(rollout, status));
-    parts.push(conditions(&status.conditions, now));
+    parts.push(conditions(&status.conditions, message, now));
     parts.extend(status.command.as_ref().map(last_command));
     parts.push(history(status, now));
     parts.concat()
@@ -296,7 +296,8 @@ fn provider(provider: stepgate_crds::rollout::ProviderName) -> &'static str {
     }
 }
 
-fn conditions(conditions: &[Condition], now: Timestamp) -> String {
+/// Each condition in a line; a message that stands above already is not said again.
+fn conditions(conditions: &[Condition], said: &str, now: Timestamp) -> String {
     if conditions.is_empty() {
         return String::new();
     }
@@ -307,7 +308,11 @@ fn conditions(conditions: &[Condition], now: Timestamp) -> String {
                 format!("{}={}", condition.type_, condition.status),
                 ago(now, condition.last_transition_time.0.into()),
                 condition.reason.clone(),
-                condition.message.clone(),
+                if condition.message == said {
+                    String::new()
+                } else {
+                    condition.message.clone()
+                },
             ]
         })
         .collect();

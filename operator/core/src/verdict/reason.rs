@@ -326,7 +326,7 @@ impl fmt::Display for HoldReason {
                     ),
                     None => write!(
                         to,
-                        "{metric}: after {have} canary requests in this step their bad share is too near the max to tell; promote or abort, or set another max"
+                        "{metric}: after {have} canary requests in this step their bad share is at or too near the max: it takes more of them to tell which side it is on; promote or abort decides at once"
                     ),
                 }
             }

@@ -270,3 +270,27 @@ fn a_new_leader_says_so_once_and_shifts_what_waits_by_the_time_without_one() {
     assert_eq!(since(&run.state), since(&old.state) + 100_000);
     assert_eq!((status.message, status.conditions), (before.message, before.conditions));
 }
+
+#[test]
+fn the_canary_is_sized_by_the_largest_stable_that_a_step_began_with() {
+    let moment = world().at_step(1).with_counts(3, [1_000, 0, 9_000, 0]).after(60);
+    let grown = moment.with_workload(|workload| workload.replicas = 10).commits();
+    assert_eq!(grown.run.as_ref().unwrap().base, 10);
+    let shrunk = world().at_step(3).with_run(|run| run.base = 10);
+    let effects = shrunk.acts();
+    let Act::Merge(patch) = &effects[0].act else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(patch["spec"], json!({"replicas": 5}));
+}
+
+#[test]
+fn a_canary_that_does_not_grow_for_its_next_step_fails_at_the_deadline() {
+    let moment = world()
+        .at_step(3)
+        .with_run(|run| run.in_force = None)
+        .with(|seen| seen.canary_ready = 1);
+    let said = moment.clone().after(60).commits();
+    assert!(said.message.unwrap().contains("50 %: 1 of 2 canary pods are ready"));
+    rolls_back(&moment.after(3_600), "ProgressDeadline");
+}

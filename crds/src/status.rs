@@ -328,7 +328,7 @@ pub enum PauseReason {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Cause {
-    /// One word: `Verdict`, `Aborted`, `ProgressDeadline`, `CanaryLost`, `NewTemplate`, `TemplatePutBack`, `Deleted`, `WorkloadReplaced`.
+    /// One word: `Verdict`, `Aborted`, `ProgressDeadline`, `CanaryLost`, `NewTemplate`, `TemplatePutBack`, `Released`, `Deleted`, `WorkloadReplaced`.
     pub reason: String,
     /// In words and numbers.
     pub detail: String,

@@ -34,6 +34,12 @@ impl Span {
         Self(Duration::from_millis(millis))
     }
 
+    /// A tenth of it.
+    #[must_use]
+    pub fn tenth(self) -> Self {
+        Self(self.0 / 10)
+    }
+
     /// Two of it.
     #[must_use]
     pub fn twice(self) -> Self {

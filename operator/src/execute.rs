@@ -434,8 +434,11 @@ fn remember(world: &World, kind: Kind, object: Value) {
                 let ours = |labels: &BTreeMap<String, String>| labels.contains_key(names::CANARY_OF);
                 if deployment.metadata.labels.as_ref().is_some_and(ours) {
                     world.canaries.put(&deployment);
-                } else {
+                } else if deployment.view.rollout.is_some() {
                     world.workloads.put(&deployment);
+                } else {
+                    // Let go: it is out of the watch's sight now, whichever of the two answers came first.
+                    world.workloads.drop_out(&deployment);
                 }
             }
         }

@@ -29,9 +29,12 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
+    /// What of the metadata is kept: a manifest of some megabytes in an annotation is the user's to keep, not ours to hold.
     fn metadata(&self) -> ObjectMeta {
         ObjectMeta {
             managed_fields: None,
+            annotations: None,
+            owner_references: None,
             ..self.metadata.clone()
         }
     }
@@ -244,10 +247,10 @@ impl From<Raw> for HttpRoute {
                 .map(|parent| parent_view(parent, &namespace))
                 .collect(),
         };
-        let mut metadata = raw.metadata();
-        // A manifest of some megabytes in an annotation is the user's to keep, not ours to hold.
-        metadata.annotations = None;
-        Self { metadata, view }
+        Self {
+            metadata: raw.metadata(),
+            view,
+        }
     }
 }
 

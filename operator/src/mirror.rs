@@ -108,6 +108,12 @@ impl<K: Resource<DynamicType = ()> + Clone> Mirror<K> {
         }
     }
 
+    /// Takes in that an object is no longer one of those that are watched.
+    pub fn drop_out(&self, object: &K) {
+        let mut state = self.write();
+        self.remove(&mut state, &key(object));
+    }
+
     /// The object of this name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.read()

@@ -14,7 +14,7 @@ use stepgate_core::{
     state,
     verdict::{Interval, Restarts},
 };
-use stepgate_crds::{Rollout, command::Command, names, rollout::ProviderName, units::Timestamp};
+use stepgate_crds::{Rollout, command::Command, names, rollout::ProviderName, status::RunState, units::Timestamp};
 
 use crate::{
     execute::{RequestError, Requests},
@@ -23,6 +23,9 @@ use crate::{
     source::sampler::{self, Sampler, Want},
     world::World,
 };
+
+/// Longest run id and nonce of a command: they are kept in `status`.
+const LONGEST_WORD: usize = 100;
 
 /// So many error exits of canary containers make it worth a request to look at stable's.
 const SUSPICIOUS_EXITS: u32 = 2;
@@ -233,6 +236,10 @@ impl Observer {
     async fn restarts(&self, rollout: &RolloutView) -> Option<Restarts> {
         let run = rollout.status.run.as_ref()?;
         let stable = rollout.status.stable.as_ref()?;
+        // On the way back nothing is judged, and nothing may stand before the next write.
+        if matches!(run.state, RunState::RollingBack { .. } | RunState::Draining { .. }) {
+            return None;
+        }
         let canary = self.world.pods.group(&rollout.namespace, &run.id);
         let (canary_error_exits, canary_pod_hours) = totals(canary.iter().map(AsRef::as_ref));
         if canary_error_exits < SUSPICIOUS_EXITS {
@@ -268,12 +275,18 @@ fn totals<'p>(pods: impl Iterator<Item = &'p Pod>) -> (u32, f64) {
     })
 }
 
+/// A command as it was written, or what is wrong with it.
+fn command(text: &str) -> Result<Command, String> {
+    let command = serde_json::from_str::<Command>(text).map_err(|error| error.to_string())?;
+    if command.nonce.len() > LONGEST_WORD || command.run.len() > LONGEST_WORD {
+        return Err(format!("run and nonce have at most {LONGEST_WORD} characters"));
+    }
+    Ok(command)
+}
+
 /// The Rollout as decisions read it.
 pub fn rollout_view(rollout: &Rollout) -> RolloutView {
-    let annotations = rollout.annotations();
-    let command = annotations
-        .get(names::COMMAND)
-        .map(|text| serde_json::from_str::<Command>(text).map_err(|error| error.to_string()));
+    let command = rollout.annotations().get(names::COMMAND).map(|text| command(text));
     let finalizers = rollout.finalizers().to_vec();
     RolloutView {
         namespace: rollout.namespace().unwrap_or_default(),

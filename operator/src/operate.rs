@@ -7,7 +7,7 @@ use kube::{
     Api, Client, Resource,
     runtime::{
         Controller, WatchStreamExt,
-        controller::{Action, Config as ControllerConfig},
+        controller::Config as ControllerConfig,
         reflector::{self, ObjectRef},
         watcher,
     },
@@ -38,6 +38,8 @@ use crate::{
 
 /// Passes under way at once.
 const CONCURRENCY: u16 = 16;
+/// How often to ask whether the first lists are there.
+const UNSYNCED: Duration = Duration::from_millis(50);
 /// How often the phases are counted for our own metrics.
 const CENSUS: Duration = Duration::from_secs(5);
 
@@ -95,6 +97,7 @@ impl Operator {
             absent: Span::from(term.absent),
             failures: std::sync::Mutex::default(),
         });
+        let swept = Arc::clone(&reconciler);
         let watches = Watches {
             client: self.client,
             namespace: self.namespace,
@@ -111,11 +114,12 @@ impl Operator {
                     move |handle, reconciler: Arc<Reconciler>| {
                         let (world, ready) = (Arc::clone(&world), ready.clone());
                         async move {
-                            if !world.is_synced() {
-                                return Ok::<_, std::convert::Infallible>(Action::requeue(Duration::from_millis(50)));
+                            // Few wait here at once, as few passes run at once.
+                            while !world.is_synced() {
+                                tokio::time::sleep(UNSYNCED).await;
                             }
                             ready.set(true);
-                            Ok(reconciler.reconcile(handle).await)
+                            Ok::<_, std::convert::Infallible>(reconciler.reconcile(handle).await)
                         }
                     }
                 },
@@ -128,7 +132,7 @@ impl Operator {
                     tracing::debug!("{error}");
                 }
             });
-        let census = census(Arc::clone(&world), self.metrics, ready);
+        let census = census(world, swept, self.metrics, ready);
         tokio::select! {
             () = passes => {}
             () = census => {}
@@ -137,15 +141,27 @@ impl Operator {
     }
 }
 
-/// Counts the phases for our own metrics, and says when the caches are filled even where there is no Rollout.
-async fn census(world: Arc<World>, metrics: Metrics, ready: Readiness) {
-    while !world.is_synced() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    ready.set(true);
+/// Counts the phases for our own metrics, clears away what ended Rollouts left, and says which watch has not brought its first list.
+async fn census(world: Arc<World>, reconciler: Arc<Reconciler>, metrics: Metrics, ready: Readiness) {
+    let synced = async {
+        while !world.is_synced() {
+            tokio::time::sleep(UNSYNCED).await;
+        }
+    };
+    // That it takes longer is said below.
+    let _ = tokio::time::timeout(CENSUS, synced).await;
     loop {
-        metrics.set_rollouts(world.phases());
-        tokio::time::sleep(CENSUS).await;
+        let missing = world.missing();
+        if missing.is_empty() {
+            ready.set(true);
+            metrics.set_rollouts(world.phases());
+            reconciler.sweep();
+        } else {
+            warn!(
+                "nothing is managed before all is known; not yet: {}",
+                missing.join(", ")
+            );
+        }
     }
 }
 

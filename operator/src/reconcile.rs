@@ -16,7 +16,7 @@ use stepgate_core::{
 };
 use stepgate_crds::{
     Rollout,
-    status::Note,
+    status::{Note, Phase},
     units::{Span, Timestamp},
 };
 use tracing::{debug, info, warn};
@@ -38,6 +38,10 @@ const QUICK_TRIES: u32 = 3;
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// The longest wait after failed requests.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
+/// How soon to look again where the time to do so has passed already: nothing may spin.
+const OVERDUE: Duration = Duration::from_millis(250);
+/// The longest wait after failed requests while traffic goes back to stable.
+const PATIENCE_IN_ROLLBACK: Duration = Duration::from_secs(2);
 /// The longest that a timer is set for.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
 /// Events of decisions this old were written by whoever led then, or are of no use any more.
@@ -87,8 +91,12 @@ impl Reconciler {
             Ok(wake) => {
                 self.failures().insert((namespace, name), Failures::default());
                 wake.and_then(|wake| wake.at).map_or_else(Action::await_change, |at| {
+                    let now = now();
+                    if at <= now {
+                        return Action::requeue(OVERDUE);
+                    }
                     // A timer that rings a moment early would only wake to wait again.
-                    let wait = at.since(now()).duration() + Duration::from_millis(2);
+                    let wait = at.since(now).duration() + Duration::from_millis(2);
                     Action::requeue(wait.min(LONGEST_SLEEP))
                 })
             }
@@ -98,10 +106,9 @@ impl Reconciler {
 
     async fn pass(&self, namespace: &str, name: &str) -> Result<Option<Wake>, RequestError> {
         let mut brought = Brought::default();
+        let mut acted: Vec<Effect> = Vec::new();
         for turn in 0..MOST_TURNS {
             let Some(rollout) = self.observer.world.rollouts.get(namespace, name) else {
-                self.failures().remove(&(namespace.to_owned(), name.to_owned()));
-                self.observer.forget_ended();
                 return Ok(None);
             };
             if turn == 0 {
@@ -110,15 +117,27 @@ impl Reconciler {
             let plan = self.decide(&rollout, &mut brought).await?;
             match plan {
                 Plan::Commit(status) => self.commit(&rollout, *status).await?,
-                Plan::Act(effects) => self.act(namespace, name, &effects).await?,
+                // Done, answered with success, and still asked for: somebody else undoes it at once. Not in a loop with us.
+                Plan::Act(effects) if effects.iter().any(|effect| is_repeated(effect, &acted)) => {
+                    warn!(
+                        namespace,
+                        rollout = name,
+                        ?effects,
+                        "what was just done is asked for again: something undoes it"
+                    );
+                    break;
+                }
+                Plan::Act(effects) => {
+                    self.act(namespace, name, &effects).await?;
+                    acted.extend(effects);
+                }
                 Plan::Wait(wake) => return Ok(Some(wake)),
             }
         }
-        warn!(
+        debug!(
             namespace,
             rollout = name,
-            turns = MOST_TURNS,
-            "this pass goes in circles: please report it with the Rollout's status"
+            "this pass ends before its goal and is tried again"
         );
         Ok(Some(Wake {
             at: Some(now().after(self.limits.mend)),
@@ -190,7 +209,7 @@ impl Reconciler {
                 namespace = rollout.namespace().unwrap_or_default(),
                 rollout = rollout.name_any(),
                 run = after.run.as_ref().map(|run| run.id.as_str()),
-                phase = after.phase.map(stepgate_crds::status::Phase::as_str),
+                phase = after.phase.map(Phase::as_str),
                 step = after.step,
                 intended = after.run.as_ref().map(|run| run.weight),
                 accepted = after.weight,
@@ -217,14 +236,20 @@ impl Reconciler {
     }
 
     async fn act(&self, namespace: &str, name: &str, effects: &[Effect]) -> Result<(), RequestError> {
+        // Each on its own: a route that refuses its weight keeps no other from getting it.
+        let mut failed = Ok(());
         for effect in effects {
             debug!(namespace, rollout = name, kind = ?effect.kind, object = effect.name, act = ?effect.act, "acting");
-            self.observer
+            let done = self
+                .observer
                 .requests
                 .execute(&self.observer.world, namespace, effect)
-                .await?;
+                .await;
+            if failed.is_ok() {
+                failed = done;
+            }
         }
-        Ok(())
+        failed
     }
 
     /// Writes an Event beside the pass: nothing waits for it.
@@ -271,7 +296,11 @@ impl Reconciler {
         };
         let patience = AFTER_FAILURE
             .saturating_mul(2_u32.saturating_pow(in_a_row.saturating_sub(1).min(10)))
-            .min(LONGEST_PATIENCE);
+            .min(if self.is_rolling_back(namespace, name) {
+                PATIENCE_IN_ROLLBACK
+            } else {
+                LONGEST_PATIENCE
+            });
         match class {
             Class::Conflict | Class::Invalid if in_a_row <= QUICK_TRIES => {
                 debug!(namespace, rollout = name, "the world moved on under a write: {error}");
@@ -290,9 +319,30 @@ impl Reconciler {
         }
     }
 
+    fn is_rolling_back(&self, namespace: &str, name: &str) -> bool {
+        let rollout = self.observer.world.rollouts.get(namespace, name);
+        let phase = rollout.and_then(|rollout| rollout.status.as_ref()?.phase);
+        phase == Some(Phase::RollingBack)
+    }
+
+    /// Forgets what was kept for Rollouts that are gone, and ends the reading of their counts.
+    pub fn sweep(&self) {
+        let world = &self.observer.world;
+        self.failures()
+            .retain(|(namespace, name), _| world.rollouts.get(namespace, name).is_some());
+        self.observer.forget_ended();
+    }
+
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether this very thing was done in this pass: the same patch but for the version it was decided on, or the same creation.
+fn is_repeated(effect: &Effect, acted: &[Effect]) -> bool {
+    acted.iter().any(|before| {
+        before.kind == effect.kind && before.name == effect.name && before.act.goal() == effect.act.goal()
+    })
 }
 
 /// The time, once for a decision, in the resolution that status has.

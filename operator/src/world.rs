@@ -129,14 +129,24 @@ impl Default for World {
 impl World {
     /// Whether every watch has brought its first list.
     pub fn is_synced(&self) -> bool {
-        self.rollouts.is_synced()
-            && self.workloads.is_synced()
-            && self.canaries.is_synced()
-            && self.services.is_synced()
-            && self.templates.is_synced()
-            && self.routes.is_synced()
-            && self.slices.is_synced()
-            && self.pods.is_synced()
+        self.missing().is_empty()
+    }
+
+    /// The watches that have not brought their first list yet.
+    pub fn missing(&self) -> Vec<&'static str> {
+        [
+            ("Rollouts", self.rollouts.is_synced()),
+            ("managed Deployments", self.workloads.is_synced()),
+            ("canary Deployments", self.canaries.is_synced()),
+            ("canary Services", self.services.is_synced()),
+            ("PodTemplates", self.templates.is_synced()),
+            ("HTTPRoutes", self.routes.is_synced()),
+            ("EndpointSlices", self.slices.is_synced()),
+            ("canary Pods", self.pods.is_synced()),
+        ]
+        .into_iter()
+        .filter_map(|(what, synced)| (!synced).then_some(what))
+        .collect()
     }
 
     /// How many Rollouts are in each phase.
@@ -172,8 +182,14 @@ impl World {
     /// Takes in the answer to a write of ours on a Rollout.
     pub fn put_rollout(&self, mut rollout: Rollout) -> Arc<Rollout> {
         rollout.metadata.managed_fields = None;
-        self.rollouts.put(&rollout);
-        self.take_interest(&rollout);
+        if rollout.metadata.deletion_timestamp.is_some() && rollout.finalizers().is_empty() {
+            // Gone with this very write: the watch may have said so already, and will not say it again.
+            self.rollouts.drop_out(&rollout);
+            self.lose_interest(&rollout);
+        } else {
+            self.rollouts.put(&rollout);
+            self.take_interest(&rollout);
+        }
         Arc::new(rollout)
     }
 

@@ -29,6 +29,7 @@ fn at_rest() -> Value {
         "revisions": 7,
         "stable": {"replicaSet": "checkout-7d4", "uid": "u1", "workloadUid": "u0", "template": "checkout-r6"},
         "found": {
+            "generation": 1,
             "stableService": "checkout", "canaryService": "checkout-canary", "canaryLabels": {"app": "checkout-canary"},
             "apart": "Service checkout selects by app", "provider": "contour", "port": 80,
             "parents": ["checkout gateway-system/shared projectcontour.io/gateway-controller"],
@@ -52,6 +53,7 @@ fn running(step: i32, weight: i32, accepted: i32, phase: &str, state: &Value) ->
     status["run"] = json!({
         "id": "r7", "seq": 4, "term": 2, "started": "2026-11-24T14:00:00Z", "revision": "checkout-r7",
         "spec": {
+            "routes": [{"kind": "HTTPRoute", "name": "checkout"}],
             "steps": [
                 {"weight": 10, "bake": "60s"}, {"weight": 30, "bake": "60s"},
                 {"weight": 50, "bake": "2m", "approval": "Required"}, {"weight": 100, "bake": "60s"},

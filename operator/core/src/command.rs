@@ -18,7 +18,7 @@ use stepgate_crds::{
 
 use crate::{
     input::{Input, Seen},
-    plan::Plan,
+    plan::{Effect, Need, Plan},
     report::{self, Said},
     rest,
     state::{Pass, stepping},
@@ -30,16 +30,17 @@ pub fn next(input: &Input<'_>) -> Option<Plan> {
     let status = &input.rollout.status;
     let nonce = match command {
         Ok(command) => command.nonce.clone(),
-        // What cannot be read has no nonce: it is answered and taken off.
-        Err(_) => format!("unreadable at {}", input.rollout.version),
+        // What cannot be read has no nonce of its own: its mistake stands for it.
+        Err(why) => report::short(&format!("{UNREADABLE}: {why}")),
     };
-    let answered = status.command.as_ref().is_some_and(|before| match command {
-        Ok(_) => before.nonce == nonce,
-        Err(_) => before.verb.is_none() && before.message.starts_with(UNREADABLE),
-    });
+    let answered = status.command.as_ref().is_some_and(|before| before.nonce == nonce);
     if answered {
+        // Where the API server refuses to have it cleared, nothing else may wait for that.
+        if input.refused.is_some() {
+            return None;
+        }
         let patch = json!({"metadata": {"annotations": {names::COMMAND: null}}});
-        return Some(Plan::act(rest::on_rollout(input, patch)));
+        return Some(Plan::act(Effect::on_rollout(input.rollout, patch)));
     }
     Some(match command {
         Err(why) => refuse(
@@ -112,16 +113,23 @@ fn at_rest(input: &Input<'_>, command: &Command) -> Decided {
         return Err(format!("{verb}: the Deployment cannot be read"));
     };
     let asked = input.templates.get(&failed.template).map(|template| template.digest);
-    if asked != Some(workload.template) {
+    // Where its record is gone, the person who asks says that this is the version.
+    if asked.is_some_and(|asked| asked != workload.template) {
         return Err(format!(
             "{verb}: the Deployment does not ask for the failed version any more"
         ));
     }
-    let plan = rest::start(input, workload);
-    if let Plan::Commit(status) = &plan
-        && status.run.is_none()
-    {
-        return Err(format!("{verb}: {}", status.message.clone().unwrap_or_default()));
+    if !workload.paused {
+        return Err(format!("{verb}: the Deployment is not held, it rolls by itself"));
+    }
+    let plan = rest::start::start(input, workload);
+    let in_the_way = match &plan {
+        Plan::Commit(status) if status.run.is_none() => status.message.clone(),
+        Plan::Wait(wake) if wake.need == Need::default() => input.rollout.status.message.clone(),
+        Plan::Commit(_) | Plan::Act(_) | Plan::Wait(_) => None,
+    };
+    if let Some(why) = in_the_way {
+        return Err(format!("{verb}: {why}"));
     }
     Ok((plan, format!("the version of run {} is tried again", failed.run)))
 }

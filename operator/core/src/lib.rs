@@ -5,6 +5,7 @@
 pub mod apart;
 pub mod canary;
 pub mod command;
+pub mod hold;
 pub mod input;
 pub mod limits;
 pub mod next;

@@ -109,13 +109,13 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
     if side::whole(&run.state) == Side::Canary {
         // Nothing will ever end this promotion.
         let lost = input.rollout.deleting && pass.workload_is_absent() && pass.is_overdue();
-        return lost.then(|| {
-            pass.roll_back(
-                None,
-                Outcome::Deleted,
-                "Deleted",
-                "the Rollout and its Deployment were deleted",
-            )
+        return (lost || pass.is_abandoned()).then(|| {
+            let why = if lost {
+                "the Rollout and its Deployment were deleted"
+            } else {
+                "the Rollout was deleted, and its promotion did not end within twice the progress deadline"
+            };
+            pass.roll_back(None, Outcome::Deleted, "Deleted", why)
         });
     }
     if input.rollout.deleting {
@@ -140,6 +140,10 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
     if stable.is_some_and(|stable| recorded(&stable.template) == Some(workload.template)) {
         let why = "the Deployment's template is stable's again";
         return Some(pass.roll_back(None, Outcome::Reverted, "TemplatePutBack", why));
+    }
+    if !workload.paused {
+        let why = "somebody let the Deployment go: it rolls by itself";
+        return Some(pass.roll_back(None, Outcome::Superseded, "Released", why));
     }
     let newer = recorded(&run.revision).is_some_and(|revision| revision != workload.template);
     newer.then(|| {

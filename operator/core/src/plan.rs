@@ -7,6 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use stepgate_crds::{RolloutStatus, units::Timestamp};
 
+use crate::input::RolloutView;
+
 /// A decision.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Plan {
@@ -78,6 +80,31 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// What it brings about, without what it was decided on.
+    pub fn goal(&self) -> Value {
+        match self {
+            Self::Create(object) => json!({"create": object}),
+            Self::Delete { uid } => json!({"delete": uid}),
+            Self::Merge(patch) => {
+                let mut goal = patch.clone();
+                if let Some(metadata) = goal.get_mut("metadata").and_then(Value::as_object_mut) {
+                    metadata.remove("resourceVersion");
+                }
+                goal
+            }
+            Self::Patch(operations) => {
+                let is_test = |operation: &Value| operation.get("op").and_then(Value::as_str) == Some("test");
+                operations
+                    .iter()
+                    .filter(|operation| !is_test(operation))
+                    .cloned()
+                    .collect()
+            }
+        }
+    }
+}
+
 impl Effect {
     /// A merge patch under the precondition of uid and resourceVersion.
     pub fn merge(kind: Kind, name: &str, uid: &str, version: &str, mut patch: Value) -> Self {
@@ -94,6 +121,11 @@ impl Effect {
             name: name.to_owned(),
             act: Act::Merge(patch),
         }
+    }
+
+    /// A merge patch on the Rollout's own metadata.
+    pub fn on_rollout(rollout: &RolloutView, patch: Value) -> Self {
+        Self::merge(Kind::Rollout, &rollout.name, &rollout.uid, &rollout.version, patch)
     }
 
     /// A deletion under the precondition of uid.

@@ -326,6 +326,11 @@ pub fn is_mark_of(mark: &str, uid: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('-'))
 }
 
+/// The run that a mark stands for, without its intent.
+pub fn run_of_mark(mark: &str) -> &str {
+    mark.rsplit_once('.').map_or(mark, |(run, _)| run)
+}
+
 /// A parent of a route as preflight notes it.
 pub fn parent_key(route: &str, parent: &str, controller: &str) -> String {
     format!("{route} {parent} {controller}")

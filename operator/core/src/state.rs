@@ -138,6 +138,9 @@ impl<'a> Pass<'a> {
         if let Some(judgement) = judgement {
             self.record(&mut status, judgement);
         }
+        // Once a minute in any case: a watch that was cut may have missed that something vanished.
+        let look = self.input.now.after(self.input.limits.refresh);
+        let at = Some(at.map_or(look, |at| at.min(look)));
         report::wait(status, self.input, said, Wake { at, ..Wake::default() })
     }
 

@@ -1,16 +1,13 @@
 //! Promoting: the Deployment is un-paused and rolls natively to the new version, while the canary carries the traffic and is the
 //! whole side. No deadline rolls this back.
 
-use serde_json::json;
-use stepgate_crds::{
-    names,
-    status::{Phase, RunState, Stable},
-};
+use stepgate_crds::status::{Outcome, Phase, RunState, Stable};
 
 use super::Pass;
 use crate::{
+    hold,
     input::{Seen, WorkloadView},
-    plan::{Effect, Kind, Need, Plan},
+    plan::{Need, Plan},
     report::Said,
     template::digest,
     verdict::Judgement,
@@ -32,8 +29,13 @@ pub fn next(pass: &Pass<'_>) -> Plan {
         );
         return pass.wait(judged, &said, pass.gives_up_at());
     };
-    let revision = input.templates.get(&run.revision).map(|template| template.digest);
+    let recorded = |name: &str| input.templates.get(name).map(|template| template.digest);
+    let revision = recorded(&run.revision);
     if revision != Some(workload.template) {
+        let stable = input.rollout.status.stable.as_ref();
+        if stable.is_some_and(|stable| recorded(&stable.template) == Some(workload.template)) {
+            return undo(pass, workload, judged);
+        }
         let said = Said::stalled(
             Phase::Promoting,
             "TemplateChanged",
@@ -44,38 +46,21 @@ pub fn next(pass: &Pass<'_>) -> Plan {
         );
         return pass.wait(judged, &said, None);
     }
-    if let Some(release) = release(workload) {
+    // Weights that somebody had changed are in force again before the Deployment stops being whole.
+    let pending = pass.pending_parents();
+    if !pending.is_empty() {
+        let message = format!("the canary's weight is not accepted yet by {}", pending.join(", "));
+        return pass.wait(
+            judged,
+            &Said::passing(Phase::Promoting, "RouteNotAccepted", message),
+            None,
+        );
+    }
+    if let Some(release) = hold::release(workload) {
         return Plan::act(release);
     }
-    if !workload.is_rolled_out() || workload.replicas == 0 || input.stable_ready < workload.replicas {
-        let (ready, all) = (workload.available.min(input.stable_ready), workload.replicas);
-        let mut message = format!(
-            "the Deployment rolls: {} of {all} pods are of the new version, {ready} available",
-            workload.updated
-        );
-        if let Some(why) = Pass::failure(judged) {
-            message = format!(
-                "{message}; the new version now fails ({why}), and it is past the point of return: put the old template back to undo it"
-            );
-            return pass.wait(
-                judged,
-                &Said::stalled(Phase::Promoting, "FailingInPromotion", message),
-                None,
-            );
-        }
-        return if pass.is_overdue() {
-            pass.wait(
-                judged,
-                &Said::stalled(Phase::Promoting, "ProgressDeadline", message),
-                None,
-            )
-        } else {
-            pass.wait(
-                judged,
-                &Said::passing(Phase::Promoting, "Promoting", message),
-                Some(pass.deadline()),
-            )
-        };
+    if !is_whole(pass, workload) {
+        return rolling(pass, workload, judged);
     }
     let Some(replica_sets) = input.replica_sets else {
         return Plan::need(Need {
@@ -112,17 +97,58 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     crate::report::commit(status, input, &said, None)
 }
 
-/// The patch that lets a held Deployment go. None where it is not held; a person's own pause has no stamp and stays.
-pub fn release(workload: &WorkloadView) -> Option<Effect> {
-    workload.hold.as_ref()?;
-    let patch = json!({"metadata": {"annotations": {names::HOLD: null}}, "spec": {"paused": null}});
-    Some(Effect::merge(
-        Kind::Deployment,
-        &workload.name,
-        &workload.uid,
-        &workload.version,
-        patch,
-    ))
+/// Whether the Deployment could take all the traffic.
+fn is_whole(pass: &Pass<'_>, workload: &WorkloadView) -> bool {
+    workload.is_rolled_out() && workload.replicas > 0 && pass.input.stable_ready >= workload.replicas
+}
+
+/// The Deployment rolls. No deadline ends that, and a failure is said.
+fn rolling(pass: &Pass<'_>, workload: &WorkloadView, judgement: Option<&Judgement>) -> Plan {
+    let (ready, all) = (workload.available.min(pass.input.stable_ready), workload.replicas);
+    let mut message = format!(
+        "the Deployment rolls: {} of {all} pods are of the new version, {ready} available",
+        workload.updated
+    );
+    if let Some(why) = Pass::failure(judgement) {
+        message = format!(
+            "{message}; the new version now fails ({why}), and it is past the point of return: put the old template back to undo it"
+        );
+        return pass.wait(
+            judgement,
+            &Said::stalled(Phase::Promoting, "FailingInPromotion", message),
+            None,
+        );
+    }
+    if pass.is_overdue() {
+        pass.wait(
+            judgement,
+            &Said::stalled(Phase::Promoting, "ProgressDeadline", message),
+            None,
+        )
+    } else {
+        pass.wait(
+            judgement,
+            &Said::passing(Phase::Promoting, "Promoting", message),
+            Some(pass.deadline()),
+        )
+    }
+}
+
+/// A person put stable's template back: the Deployment rolls back to it while the canary carries the traffic, and then the run goes back.
+fn undo(pass: &Pass<'_>, workload: &WorkloadView, judgement: Option<&Judgement>) -> Plan {
+    if let Some(release) = hold::release(workload) {
+        return Plan::act(release);
+    }
+    if is_whole(pass, workload) {
+        let why = "the old template was put back while the new one was being promoted";
+        return pass.roll_back(judgement, Outcome::Reverted, "TemplatePutBack", why);
+    }
+    let message = format!(
+        "the old template was put back: {} of {} pods are of it, {} available; the canary serves on until all are",
+        workload.updated, workload.replicas, workload.available
+    );
+    let said = Said::urgent(Phase::Promoting, "RollingBackDeployment", message);
+    pass.wait(judgement, &said, Some(pass.deadline()))
 }
 
 /// In promotion the canary has the weight of the last step. Where it has no ready pod left and the Deployment has, its weight falls

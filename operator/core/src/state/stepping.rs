@@ -178,6 +178,10 @@ fn at_weight(
         .unwrap_or(input.limits.progress_deadline);
     let long = input.now >= settled.after(deadline);
     let baked = settled.after(step.bake.unwrap_or(input.limits.bake));
+    // Nothing is judged where nothing is sent: blue and green are a person's decision.
+    if weight == 0 && step.approval == Some(Approval::Required) && input.now >= baked && input.canary_ready >= needed {
+        return pause_for_approval(pass, judgement, "nothing is judged at 0 %");
+    }
     let (said, wake) = match judgement.map(|judgement| &judgement.verdict) {
         Some(Verdict::Pass) if input.canary_ready < needed => {
             let message = format!(

@@ -76,6 +76,12 @@ impl<'a> Pass<'a> {
         side::bearable(self.input, weight) > 0 && !given_up
     }
 
+    /// Whether the Rollout is to go and has waited for so long that it goes whatever a gateway says.
+    pub fn is_abandoned(&self) -> bool {
+        let second = self.deadline().after(self.deadline().since(self.since()));
+        self.input.rollout.deleting && self.input.now >= second
+    }
+
     /// When the wait for stable is over: only where the Rollout is to go.
     pub fn gives_up_at(&self) -> Option<Timestamp> {
         self.input.rollout.deleting.then(|| self.deadline())
@@ -156,7 +162,10 @@ impl<'a> Pass<'a> {
             };
             let busy = view.run.as_ref().filter(|mark| !route::is_mark_of(mark, &self.input.rollout.uid));
             if let Some(mark) = busy {
-                return Some(format!("HTTPRoute {name} is in run {mark} of another Rollout; wait for its end, or abort one of the two"));
+                return Some(format!(
+                    "HTTPRoute {name} is in run {} of another Rollout; wait for its end, or abort one of the two",
+                    route::run_of_mark(mark)
+                ));
             }
             let managed = self.managed(name);
             if let Some(index) = managed.astray(view) {
@@ -173,6 +182,9 @@ impl<'a> Pass<'a> {
     /// The parents that have not accepted the routes as they are. A route that cannot be read has not been accepted; one that is gone
     /// sends nothing to anybody.
     pub fn pending_parents(&self) -> Vec<String> {
+        if self.is_abandoned() {
+            return Vec::new();
+        }
         let routes = self.input.routes.iter();
         routes
             .flat_map(|(name, seen)| match seen {

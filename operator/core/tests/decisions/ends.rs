@@ -125,6 +125,7 @@ fn promoting_ends_only_when_every_pod_is_of_the_new_version_and_ready() {
         let mark = route.run.clone().unwrap();
         let (id, _) = mark.split_once('.').unwrap();
         route.run = Some(format!("{id}.5"));
+        route.parents[0].accepted = Some(route.generation);
     });
     let moment = moment.with(|seen| seen.rollout.status.run.as_mut().unwrap().seq = 5);
     let goes_on =

@@ -109,3 +109,68 @@ fn a_route_that_no_longer_names_the_stable_service_stalls_without_a_write_and_ca
     let refs = simulator.cluster.api.get("HTTPRoute", "checkout").unwrap()["spec"]["rules"][0]["backendRefs"].clone();
     assert_eq!(refs.as_array().unwrap().len(), 1, "{refs}");
 }
+
+#[test]
+fn a_template_put_back_in_promotion_rolls_back_under_the_canary_and_then_takes_the_traffic() {
+    let mut simulator = Simulator::at_step(&json!({}), 3);
+    simulator.cluster.weather.pod_delay = 20;
+    simulator.until("Promoting", 1_200, |simulator| simulator.is_in("Promoting"));
+    simulator.run_for(5);
+    simulator.cluster.ship("v1");
+    simulator.until_phase(Phase::Healthy, 600);
+    simulator.run_for(60);
+    assert_eq!(last_outcome(&simulator).1.as_deref(), Some("TemplatePutBack"));
+    assert_at_rest_as_written(&simulator);
+    assert!(simulator.cluster.controllers.unanswered < 0.5);
+}
+
+#[test]
+fn a_version_that_somebody_releases_in_mid_run_ends_the_run_and_is_adopted() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    simulator.cluster.change_deployment(
+        &json!({"metadata": {"annotations": {"stepgate.dev/hold": "released"}}, "spec": {"paused": null}}),
+    );
+    simulator.until_stable("v2", 600);
+    assert_eq!(last_outcome(&simulator).1.as_deref(), Some("Released"));
+    assert_at_rest_as_written(&simulator);
+}
+
+#[test]
+fn a_failed_version_whose_record_is_gone_is_not_tried_again_but_by_a_person() {
+    let mut simulator = Simulator::at_step(&json!({}), 1);
+    simulator.command(Verb::Abort);
+    simulator.until_phase(Phase::Failed, 60);
+    let record = simulator.status().failed.unwrap().template;
+    simulator.cluster.api.delete("PodTemplate", &record);
+    simulator.run_for(600);
+    let status = simulator.status();
+    assert!(status.run.is_none(), "{}", simulator.timeline());
+    assert!(status.message.unwrap().contains("kubectl stepgate retry"));
+    simulator.command(Verb::Retry);
+    simulator.until_stable("v2", 1_200);
+}
+
+#[test]
+fn the_deletion_of_a_rollout_whose_promotion_never_ends_comes_to_its_end() {
+    let mut simulator = Simulator::at_step(&json!({}), 3);
+    simulator.until("Promoting", 1_200, |simulator| simulator.is_in("Promoting"));
+    simulator.cluster.change_deployment(&json!({"spec": {"replicas": 0}}));
+    simulator.cluster.api.delete("Rollout", "checkout");
+    simulator.until("the end of the Rollout", 2_400, |simulator| {
+        simulator.cluster.api.get("Rollout", "checkout").is_none()
+    });
+    assert!(simulator.cluster.api.get("Deployment", "checkout-canary").is_none());
+}
+
+#[test]
+fn a_step_at_0_percent_waits_for_a_person_and_then_all_the_traffic_moves() {
+    let steps =
+        json!({"steps": [{"weight": 0, "bake": "10s", "approval": "Required"}, {"weight": 100, "bake": "10s"}]});
+    let mut simulator = Simulator::adopted(&steps);
+    simulator.ship("v2");
+    simulator.until_phase(Phase::Paused, 120);
+    assert_eq!(live_weight(&simulator), 0);
+    simulator.command(Verb::Promote);
+    simulator.until("100 %", 120, |simulator| live_weight(simulator) == 100);
+    simulator.until_stable("v2", 1_200);
+}

@@ -1,0 +1,78 @@
+//! Lets go of everything when the Rollout is deleted and no run is under way.
+
+use serde_json::json;
+use stepgate_crds::{RolloutStatus, names, status::Note};
+
+use crate::{
+    input::{Input, Seen, WorkloadView},
+    plan::{Effect, Kind, Plan, Wake},
+    report,
+};
+
+/// The Deployment is plain Kubernetes again, and the finalizer goes last.
+pub(super) fn let_go(input: &Input<'_>) -> Plan {
+    if !input.rollout.finalizer {
+        return Plan::Wait(Wake::default());
+    }
+    if let Seen::At(workload) = input.workload
+        && workload.rollout.as_ref() == Some(&input.rollout.name)
+    {
+        let stable = input
+            .rollout
+            .status
+            .stable
+            .as_ref()
+            .and_then(|stable| input.templates.get(&stable.template));
+        let is_stable = stable.is_some_and(|stable| stable.digest == workload.template);
+        // A template that was never proven is not let loose: it stays paused, and a person is told how to go on.
+        if workload.hold.is_some() && workload.paused && !is_stable {
+            let told = |note: &Note| note.reason == LEFT_PAUSED;
+            if !input.rollout.status.note.as_ref().is_some_and(told) {
+                return Plan::Commit(Box::new(RolloutStatus {
+                    note: Some(report::note(input, true, LEFT_PAUSED, left_paused(input, workload))),
+                    ..input.rollout.status.clone()
+                }));
+            }
+        }
+        let mut patch = json!({"metadata": {"labels": {names::ROLLOUT: null}}});
+        if workload.hold.is_some() {
+            patch = json!({"metadata": {"labels": {names::ROLLOUT: null}, "annotations": {names::HOLD: null}}});
+            if is_stable && let Some(fields) = patch.as_object_mut() {
+                fields.insert("spec".to_owned(), json!({"paused": null}));
+            }
+        }
+        return Plan::act(Effect::merge(
+            Kind::Deployment,
+            &workload.name,
+            &workload.uid,
+            &workload.version,
+            patch,
+        ));
+    }
+    if let Seen::Unknown(_) = input.workload {
+        return Plan::Wait(Wake {
+            at: Some(input.now.after(input.limits.mend)),
+            ..Wake::default()
+        });
+    }
+    let finalizers: Vec<&String> = input
+        .rollout
+        .finalizers
+        .iter()
+        .filter(|name| *name != names::FINALIZER)
+        .collect();
+    Plan::act(Effect::on_rollout(
+        input.rollout,
+        json!({"metadata": {"finalizers": finalizers}}),
+    ))
+}
+
+/// The reason of the Event about a Deployment that stays paused when its Rollout goes.
+const LEFT_PAUSED: &str = "LeftPaused";
+
+fn left_paused(input: &Input<'_>, workload: &WorkloadView) -> String {
+    let (name, namespace) = (&workload.name, &input.rollout.namespace);
+    format!(
+        "Deployment {name} stays paused with a version that was not proven, its pods are the stable version's; to roll it out: kubectl rollout resume deployment {name} -n {namespace}; to stay with stable: put the old template back first"
+    )
+}

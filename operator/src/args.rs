@@ -55,6 +55,9 @@ pub struct Run {
     /// How often a status is refreshed in which only numbers changed.
     #[arg(long, default_value = "1m", value_name = "SPAN")]
     pub status_refresh: Span,
+    /// The hold policy is not installed: manage nothing, and say so in every Rollout.
+    #[arg(long)]
+    pub without_hold: bool,
     /// Watch this namespace alone. Default: all.
     #[arg(long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
@@ -98,6 +101,7 @@ impl Run {
             progress_deadline: self.default_progress_deadline,
             scrape: self.scrape_interval,
             refresh: self.status_refresh,
+            hold: !self.without_hold,
             ..Limits::default()
         })
     }

@@ -29,6 +29,8 @@ pub struct Limits {
     pub quiet_intervals: u32,
     /// How many ended runs the history keeps.
     pub history: usize,
+    /// Whether the hold policy is installed, as the administrator says: without it no Deployment can be managed.
+    pub hold: bool,
     /// The dispersion that evidence is divided by where stable's history does not tell it.
     pub phi: f64,
     /// The tolerated share of bad requests, where the Rollout does not say.
@@ -52,6 +54,7 @@ impl Default for Limits {
             mend: Span::seconds(5),
             quiet_intervals: 4,
             history: 10,
+            hold: true,
             phi: 2.0,
             max_error_rate: 0.01,
             ladder: vec![10, 30, 50, 100],

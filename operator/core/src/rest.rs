@@ -49,6 +49,12 @@ fn decide(input: &Input<'_>) -> Plan {
     }
     let namespace = &input.rollout.namespace;
     let name = &input.rollout.spec.workload.name;
+    if !input.limits.hold {
+        let why = format!(
+            "the hold policy is not installed, so Deployment {namespace}/{name} would roll by itself: install the chart with hold.enabled=true, on a cluster that serves MutatingAdmissionPolicy"
+        );
+        return blocked(input, "HoldMissing", why);
+    }
     let workload = match input.workload {
         Seen::At(workload) => workload,
         Seen::Absent => {

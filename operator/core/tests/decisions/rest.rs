@@ -22,6 +22,15 @@ fn a_held_new_template_starts_a_run_with_every_default_filled_in() {
 }
 
 #[test]
+fn without_the_hold_policy_nothing_is_managed_and_that_is_said() {
+    let mut moment = world().at_rest();
+    moment.0.limits.hold = false;
+    let status = moment.commits();
+    assert_eq!(status.phase, Some(Phase::Blocked));
+    assert!(status.message.unwrap().contains("hold.enabled=true"));
+}
+
+#[test]
 fn a_run_waits_for_stable_to_be_ready() {
     let status = world().held().with(|seen| seen.stable_ready = 0).commits();
     assert!(status.run.is_none());

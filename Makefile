@@ -70,7 +70,7 @@ cluster-programs: ## build what the local cluster runs (15 minutes the first tim
 .PHONY: test
 # Most tests wait for the cluster most of the time: more at once than there are cores.
 test: cluster-programs build check-chart ## run all tests: unit, wire, real API server, end to end (needs root or user namespaces)
-	RUST_TEST_THREADS=6 $(programs)/local-cluster run -- cargo test --workspace --offline
+	RUST_TEST_THREADS=6 $(programs)/local-cluster run -- cargo test --workspace --offline --no-fail-fast
 
 .PHONY: test-quick
 test-quick: ## run the tests of the libraries and the plugin, which need no cluster

@@ -149,6 +149,11 @@ pub async fn wait(namespace: &Namespace, phase: Phase, bound: Duration) -> Resul
     wait_for(namespace, phase.as_str(), bound, |status| status.phase == Some(phase)).await
 }
 
+/// Waits until a run is under way, in whatever state: the first ones pass in moments.
+pub async fn wait_for_run(namespace: &Namespace, bound: Duration) -> Result<RolloutStatus> {
+    wait_for(namespace, "a run", bound, |status| status.run.is_some()).await
+}
+
 /// Waits until the status is as wanted, and gives it.
 pub async fn wait_for(
     namespace: &Namespace,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use jiff::Timestamp;
-use stepgate_crds::status::{Outcome, Phase};
+use stepgate_crds::status::Outcome;
 use stepgate_tests::cluster::Cluster;
 use stepgate_tests::cluster::audit::{Request, table};
 use stepgate_tests::operator::SYSTEM;
@@ -47,7 +47,7 @@ async fn whole_rollout(scene: &Scene) -> Result<()> {
     let audit = scene.namespace.cluster().audit()?;
     let begin = Timestamp::now();
     shop::ship(&scene.namespace, "v2", "0%").await?;
-    shop::wait(&scene.namespace, Phase::Preparing, BOUND).await?;
+    shop::wait_for_run(&scene.namespace, BOUND).await?;
     let ended = scene
         .wait_for("the run's end", BOUND, |status| status.run.is_none())
         .await?;

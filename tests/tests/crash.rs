@@ -333,7 +333,7 @@ async fn killed_at_rest_it_takes_up_what_was_shipped_meanwhile_once_the_lease_ha
             .cloned();
         ensure!(paused == Some(json!(true)), "the Deployment is not held: {paused:?}");
         scene.operator.restart().await?;
-        shop::wait(&scene.namespace, Phase::Preparing, BOUND).await?;
+        shop::wait_for_run(&scene.namespace, BOUND).await?;
         let taken = killed.elapsed();
         println!(
             "from the kill to the next leader's first write: {:.1} s (the lease lasts 15 s)",

@@ -41,7 +41,7 @@ async fn good(scene: &Scene) -> Result<()> {
     let written = as_written(&shop::route(&scene.namespace).await?);
     let load = scene.load(RATE).await?;
     shop::ship(&scene.namespace, "v2", "0.1%").await?;
-    shop::wait(&scene.namespace, Phase::Preparing, BOUND).await?;
+    shop::wait_for_run(&scene.namespace, BOUND).await?;
     let ended = scene
         .wait_for("the run's end", BOUND, |status| {
             status.run.is_none() && status.phase != Some(Phase::Blocked)

@@ -12,9 +12,9 @@ use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
 use tokio::process::Command;
 
-use crate::cluster::{Namespace, User};
+use crate::cluster::{Cluster, Namespace, User};
 use crate::load::LoadOptions;
-use crate::operator::binary;
+use crate::operator::{Operator, OperatorOptions, binary};
 use crate::until::{Seen, until};
 
 /// The name of everything in the shop.
@@ -47,7 +47,24 @@ impl Default for Shop {
     }
 }
 
+/// A shop in a namespace of its own, with an operator whose runs are led by commands; Healthy.
+pub async fn led_by_commands(prefix: &str, shop: &Shop) -> Result<(Namespace, Operator)> {
+    let cluster = Cluster::attach().await?;
+    let namespace = cluster.namespace(prefix).await?;
+    let operator = Operator::start(&namespace, OperatorOptions::led_by_commands()).await?;
+    shop.open(&namespace).await?;
+    Ok((namespace, operator))
+}
+
 impl Shop {
+    /// A shop of one pod.
+    pub fn small() -> Self {
+        Self {
+            replicas: 1,
+            ..Self::default()
+        }
+    }
+
     /// Deployment and Service.
     pub fn application(&self) -> String {
         let track = if self.prepared { ", track: stable" } else { "" };

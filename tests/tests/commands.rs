@@ -17,18 +17,7 @@ use stepgate_tests::until::{Seen, until};
 const BOUND: Duration = Duration::from_mins(1);
 
 async fn scene(shop: &Shop) -> Result<(Namespace, Operator)> {
-    let cluster = Cluster::attach().await?;
-    let namespace = cluster.namespace("commands").await?;
-    let operator = Operator::start(&namespace, OperatorOptions::led_by_commands()).await?;
-    shop.open(&namespace).await?;
-    Ok((namespace, operator))
-}
-
-fn small() -> Shop {
-    Shop {
-        replicas: 1,
-        ..Shop::default()
-    }
+    shop::led_by_commands("commands", shop).await
 }
 
 /// The command is carried out, and the plugin says it in these words.
@@ -101,7 +90,7 @@ fn command(verb: Verb, run: &str, step: Option<u32>, nonce: &str) -> Result<Stri
 
 #[tokio::test(flavor = "multi_thread")]
 async fn promote_leads_a_version_through_and_status_shows_where_it_is() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let status = async || seen_status(&namespace).await;
     let says = |text: &str, words: &[&str]| -> Result<()> {
         for words in words {
@@ -177,7 +166,7 @@ async fn promote_leads_a_version_through_and_status_shows_where_it_is() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abort_takes_it_back_and_retry_tries_it_again() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     let first = shop::wait_for_weight(&namespace, 10, BOUND).await?;
     let first = run(&first)?.id.clone();
@@ -217,7 +206,7 @@ async fn abort_takes_it_back_and_retry_tries_it_again() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_stays_until_it_is_resumed_promoted_or_aborted() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
     done(&namespace, "pause", "paused at 10 % by a person").await?;
@@ -253,7 +242,7 @@ async fn a_paused_run_stays_until_it_is_resumed_promoted_or_aborted() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_for_another_run_or_step_or_one_that_cannot_be_read_is_answered_and_cleared() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let answer = by_hand(&namespace, "make it so").await?;
     ensure!(
         !answer.done && answer.verb.is_none() && answer.message.contains("could not be read"),
@@ -395,7 +384,7 @@ async fn a_step_that_needs_an_approval_waits_for_it_with_its_evidence() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_waits_for_an_operator_that_is_away_and_abort_overtakes_it() -> Result<()> {
-    let (namespace, mut operator) = scene(&small()).await?;
+    let (namespace, mut operator) = scene(&Shop::small()).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
     operator.kill().await?;

@@ -20,9 +20,9 @@ use serde_json::Value;
 use stepgate_crds::names::{CANARY_OF, FINALIZER, HOLD, ROLLOUT, RUN, TEMPLATE_OF};
 use stepgate_crds::status::{Outcome, Phase, RunState};
 use stepgate_crds::{Rollout, RolloutStatus};
-use stepgate_tests::cluster::{Cluster, Namespace};
+use stepgate_tests::cluster::Namespace;
 use stepgate_tests::load::{Load, LoadOptions};
-use stepgate_tests::operator::{Operator, OperatorOptions};
+use stepgate_tests::operator::Operator;
 use stepgate_tests::shop::{self, NAME, Shop};
 use stepgate_tests::until::{Seen, until};
 use tokio::task::JoinHandle;
@@ -30,18 +30,7 @@ use tokio::task::JoinHandle;
 const BOUND: Duration = Duration::from_mins(1);
 
 async fn scene(shop: &Shop) -> Result<(Namespace, Operator)> {
-    let cluster = Cluster::attach().await?;
-    let namespace = cluster.namespace("lifecycle").await?;
-    let operator = Operator::start(&namespace, OperatorOptions::led_by_commands()).await?;
-    shop.open(&namespace).await?;
-    Ok((namespace, operator))
-}
-
-fn small() -> Shop {
-    Shop {
-        replicas: 1,
-        ..Shop::default()
-    }
+    shop::led_by_commands("lifecycle", shop).await
 }
 
 /// Whether an object stands in the API server.
@@ -124,7 +113,7 @@ fn outcomes(status: &RolloutStatus) -> Vec<Outcome> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn adoption_records_the_version_that_serves_and_marks_nothing_but_the_deployment() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let rollout = shop::rollout(&namespace).await?;
     let status = rollout.status.clone().context("a status")?;
     let stable = status.stable.context("the stable version")?;
@@ -166,7 +155,7 @@ async fn adoption_records_the_version_that_serves_and_marks_nothing_but_the_depl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_template_in_mid_run_takes_the_place_of_the_one_before() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     let first = shop::wait_for_weight(&namespace, 10, BOUND).await?;
     let first = first.run.context("a run")?.id;
@@ -188,7 +177,7 @@ async fn a_newer_template_in_mid_run_takes_the_place_of_the_one_before() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_template_put_back_in_mid_run_ends_it_and_rolls_nothing() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let (before, stable) = (pods(&namespace).await?, shop::status(&namespace).await?.stable);
     let route = shop::route(&namespace).await?;
     shop::ship(&namespace, "v2", "0%").await?;
@@ -221,7 +210,7 @@ async fn the_template_put_back_in_mid_run_ends_it_and_rolls_nothing() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_in_mid_step_gives_the_traffic_back_before_anything_goes() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let route = shop::route(&namespace).await?;
     let load = Load::start(LoadOptions {
         rate: 50.0,
@@ -250,7 +239,7 @@ async fn deletion_in_mid_step_gives_the_traffic_back_before_anything_goes() -> R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_of_a_failed_rollout_leaves_stable_serving() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let route = shop::route(&namespace).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
@@ -271,7 +260,7 @@ async fn deletion_of_a_failed_rollout_leaves_stable_serving() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deletion_while_a_reverted_run_ends_un_pauses_the_deployment() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let route = shop::route(&namespace).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
@@ -285,13 +274,13 @@ async fn deletion_while_a_reverted_run_ends_un_pauses_the_deployment() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_made_anew_is_adopted_anew() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let before = shop::status(&namespace).await?.stable.context("stable")?;
     let anew = async || -> Result<()> {
         namespace
             .kubectl(&["delete", "deployment", NAME, "--timeout=60s"])
             .await?;
-        namespace.apply(&small().application()).await?;
+        namespace.apply(&Shop::small().application()).await?;
         Ok(())
     };
     let adopted = async |other_than: &str| {
@@ -319,7 +308,7 @@ async fn a_deployment_made_anew_is_adopted_anew() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edit_in_mid_run_goes_for_the_next_run_and_is_said() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
     let one_step = r#"{"spec": {"steps": [{"weight": 100}]}}"#;
@@ -346,7 +335,7 @@ async fn an_edit_in_mid_run_goes_for_the_next_run_and_is_said() -> Result<()> {
 async fn a_canary_that_never_starts_fails_at_the_deadline_and_a_fixed_version_goes_through() -> Result<()> {
     let shop = Shop {
         rollout: "  progressDeadline: 10s\n".to_owned(),
-        ..small()
+        ..Shop::small()
     };
     let (namespace, _operator) = scene(&shop).await?;
     let image = async |image: &str| {
@@ -375,7 +364,7 @@ async fn a_canary_that_never_starts_fails_at_the_deadline_and_a_fixed_version_go
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_crashes_before_it_is_ready_fails_by_its_restarts() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     // It dies before it could ever be ready: no weight is given to it, and only its restarts can tell.
     let change = [
         "set",
@@ -394,7 +383,7 @@ async fn a_canary_that_crashes_before_it_is_ready_fails_by_its_restarts() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_that_crashes_under_traffic_gives_it_back() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let route = shop::route(&namespace).await?;
     let change = ["set", "env", "deployment/checkout", "VERSION=v2", "CRASH_AFTER=10s"];
     namespace.kubectl(&change).await?;
@@ -409,7 +398,7 @@ async fn a_canary_that_crashes_under_traffic_gives_it_back() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_version_that_a_person_releases_is_adopted_loudly() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     shop::ship(&namespace, "v2", "0%").await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
     shop::plugin(&namespace, &["abort", NAME]).await?;
@@ -489,7 +478,7 @@ impl Versions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_tell_kubectl_and_kstatus_the_truth_all_the_way() -> Result<()> {
-    let (namespace, _operator) = scene(&small()).await?;
+    let (namespace, _operator) = scene(&Shop::small()).await?;
     let wait = async |condition: &str| {
         let condition = format!("--for=condition={condition}");
         namespace

@@ -14,14 +14,6 @@ use stepgate_tests::until::{Seen, until};
 
 const BOUND: Duration = Duration::from_mins(1);
 
-/// A shop with one pod.
-fn small() -> Shop {
-    Shop {
-        replicas: 1,
-        ..Shop::default()
-    }
-}
-
 /// A namespace with an operator, from whose start on requests are counted.
 struct Scene {
     namespace: Namespace,
@@ -143,20 +135,20 @@ fn network_policy() -> String {
 fn with_rollout(rollout: &str) -> Shop {
     Shop {
         rollout: rollout.to_owned(),
-        ..small()
+        ..Shop::small()
     }
 }
 
 fn with_rules(rules: &str) -> Shop {
     Shop {
         rules: rules.to_owned(),
-        ..small()
+        ..Shop::small()
     }
 }
 
 /// The application with one more line in its pod template's spec.
 fn with_pod_line(line: &str) -> String {
-    small().application().replace(
+    Shop::small().application().replace(
         "      terminationGracePeriodSeconds: 10\n",
         &format!("      terminationGracePeriodSeconds: 10\n      {line}\n"),
     )
@@ -165,7 +157,7 @@ fn with_pod_line(line: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_that_does_not_exist() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let name = format!(
         "Deployment {}/checkout does not exist; create it",
         scene.namespace.name()
@@ -178,7 +170,7 @@ async fn a_deployment_that_does_not_exist() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_does_not_exist() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let (deployment, service) = application.split_once("---").context("two objects")?;
     let words = [
         format!("Service {}/checkout does not exist", scene.namespace.name()),
@@ -194,7 +186,7 @@ async fn a_service_that_does_not_exist() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_does_not_exist() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let words = format!(
         "HTTPRoute {}/checkout does not exist; create it, or name another in spec.traffic.routes",
         scene.namespace.name()
@@ -214,7 +206,7 @@ async fn a_metrics_source_that_nobody_set_up() -> Result<()> {
         "--metrics-source datacentre=URL",
     ];
     scene
-        .case(&wrong, "PreflightFailed", &words, &[small().rollout()])
+        .case(&wrong, "PreflightFailed", &words, &[Shop::small().rollout()])
         .await
 }
 
@@ -230,14 +222,14 @@ async fn an_interval_that_is_too_short_for_the_scrapes() -> Result<()> {
     let wrong = scene.shop(&with_rollout("  analysis: {interval: 9s}\n"));
     let words = ["spec.analysis.interval is 9s", "scrape every 5s"];
     scene
-        .case(&wrong, "PreflightFailed", &words, &[small().rollout()])
+        .case(&wrong, "PreflightFailed", &words, &[Shop::small().rollout()])
         .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_matches_no_pod() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let wrong = [application, service(NAME, "app: chekout"), route, rollout];
     let words = [
         "no Service in the route (checkout) selects a pod of Deployment checkout",
@@ -253,12 +245,12 @@ async fn a_route_without_a_rule_for_the_service() -> Result<()> {
     let scene = Scene::begin().await?;
     let elsewhere = with_rules("[{backendRefs: [{name: other, port: 80}]}]");
     let [application, route, _] = scene.shop(&elsewhere);
-    let named = small()
+    let named = Shop::small()
         .rollout()
         .replace("traffic: {", "traffic: {stableService: checkout, ");
     let wrong = [application, service("other", "app: other"), route, named];
     let words = ["HTTPRoute checkout: no rule refers to Service checkout; add it as a backendRef"];
-    let mend = [small().route(&scene.namespace)];
+    let mend = [Shop::small().route(&scene.namespace)];
     scene.case(&wrong, "PreflightFailed", &words, &mend).await
 }
 
@@ -272,7 +264,7 @@ async fn two_services_that_could_both_be_meant() -> Result<()> {
     // By two labels, so that the one that would have to differ is not the other's alone.
     let prepared = Shop {
         prepared: true,
-        ..small()
+        ..Shop::small()
     };
     let wrong = [
         application,
@@ -324,7 +316,7 @@ async fn a_rule_name_that_the_route_does_not_have() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_no_gateway_accepts() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let wrong = [application, route.replace("name: shared", "name: nowhere"), rollout];
     let words = [
         "HTTPRoute checkout: no parent accepts it",
@@ -336,13 +328,13 @@ async fn a_route_that_no_gateway_accepts() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_service_name_that_is_taken() -> Result<()> {
     let scene = Scene::begin().await?;
-    let mut wrong = scene.shop(&small()).to_vec();
+    let mut wrong = scene.shop(&Shop::small()).to_vec();
     wrong.insert(0, service("checkout-canary", "app: somebody-else"));
     let words = [
         "Service checkout-canary is there already and not made by this Rollout",
         "spec.traffic.canaryService",
     ];
-    let mend = [small()
+    let mend = [Shop::small()
         .rollout()
         .replace("traffic: {", "traffic: {canaryService: checkout-next, ")];
     scene.case(&wrong, "PreflightFailed", &words, &mend).await
@@ -351,7 +343,7 @@ async fn a_canary_service_name_that_is_taken() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_claim_that_two_versions_would_share() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let volume = "volumes: [{name: data, persistentVolumeClaim: {claimName: checkout-data}}]";
     let words = [
         "Deployment checkout mounts the PersistentVolumeClaim checkout-data",
@@ -370,7 +362,7 @@ async fn a_volume_claim_that_two_versions_would_share() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_port_that_two_versions_would_share() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let bound = application.replace("containerPort: 8080}", "containerPort: 8080, hostPort: 8080}");
     let words = [
         "Deployment checkout binds the host port 8080",
@@ -389,7 +381,7 @@ async fn a_host_port_that_two_versions_would_share() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_policy_by_the_same_label_and_the_prepared_way_out() -> Result<()> {
     let scene = Scene::begin().await?;
-    let mut wrong = scene.shop(&small()).to_vec();
+    let mut wrong = scene.shop(&Shop::small()).to_vec();
     wrong.insert(0, network_policy());
     let words = [
         "NetworkPolicy open selects by the label app",
@@ -397,7 +389,7 @@ async fn a_network_policy_by_the_same_label_and_the_prepared_way_out() -> Result
     ];
     let prepared = Shop {
         prepared: true,
-        ..small()
+        ..Shop::small()
     };
     scene
         .case(&wrong, "PreflightFailed", &words, &[prepared.application()])
@@ -412,7 +404,7 @@ async fn a_network_policy_by_the_same_label_and_the_prepared_way_out() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_service_by_the_same_label() -> Result<()> {
     let scene = Scene::begin().await?;
-    let mut wrong = scene.shop(&small()).to_vec();
+    let mut wrong = scene.shop(&Shop::small()).to_vec();
     wrong.insert(0, service("checkout-admin", "app: checkout"));
     let words = [
         "Service checkout-admin selects by the label app",
@@ -420,7 +412,7 @@ async fn a_second_service_by_the_same_label() -> Result<()> {
     ];
     let prepared = Shop {
         prepared: true,
-        ..small()
+        ..Shop::small()
     };
     scene
         .case(&wrong, "PreflightFailed", &words, &[prepared.application()])
@@ -430,7 +422,7 @@ async fn a_second_service_by_the_same_label() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn affinity_by_the_same_label() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let affinity = "affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: checkout}}}}]}}";
     let words = [
         "affinity in the pod template selects by the label app",
@@ -449,7 +441,7 @@ async fn affinity_by_the_same_label() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn labels_of_ones_own_that_do_not_set_the_canary_apart() -> Result<()> {
     let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&small());
+    let [application, route, rollout] = scene.shop(&Shop::small());
     let labels = |labels: &str| rollout.replace("traffic: {", &format!("traffic: {{canaryLabels: {{{labels}}}, "));
     let words = [
         "Service checkout would still select the canary's pods",
@@ -468,10 +460,10 @@ async fn labels_of_ones_own_that_do_not_set_the_canary_apart() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_rollout_for_the_same_deployment_writes_nothing() -> Result<()> {
     let scene = Scene::begin().await?;
-    scene.apply(&scene.shop(&small())).await?;
+    scene.apply(&scene.shop(&Shop::small())).await?;
     scene.healthy().await?;
     let before = shop::deployment(&scene.namespace).await?;
-    let second = small()
+    let second = Shop::small()
         .rollout()
         .replace("metadata: {name: checkout}", "metadata: {name: second}");
     let mark = scene.namespace.cluster().audit()?;
@@ -530,7 +522,7 @@ async fn a_second_rollout_for_the_same_deployment_writes_nothing() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mistake_that_comes_before_a_new_version_keeps_it_held_until_it_is_mended() -> Result<()> {
     let scene = Scene::begin().await?;
-    scene.apply(&scene.shop(&small())).await?;
+    scene.apply(&scene.shop(&Shop::small())).await?;
     scene.healthy().await?;
     scene.apply(&[network_policy()]).await?;
     shop::ship(&scene.namespace, "v2", "0%").await?;

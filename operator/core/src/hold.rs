@@ -6,10 +6,7 @@
 use serde_json::json;
 use stepgate_crds::names;
 
-use crate::{
-    input::WorkloadView,
-    plan::{Effect, Kind},
-};
+use crate::{input::WorkloadView, plan::Effect};
 
 /// The stamp of a Deployment that waits to be taken up.
 const WAITING: &str = "waiting";
@@ -23,13 +20,7 @@ pub fn is_waiting(workload: &WorkloadView) -> bool {
 pub fn release(workload: &WorkloadView) -> Option<Effect> {
     workload.hold.as_ref()?;
     let patch = json!({"metadata": {"annotations": {names::HOLD: null}}, "spec": {"paused": null}});
-    Some(Effect::merge(
-        Kind::Deployment,
-        &workload.name,
-        &workload.uid,
-        &workload.version,
-        patch,
-    ))
+    Some(Effect::on_deployment(workload, patch))
 }
 
 /// How a person lets a held Deployment roll at once, unjudged.

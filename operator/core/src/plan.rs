@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use stepgate_crds::{RolloutStatus, units::Timestamp};
 
-use crate::input::RolloutView;
+use crate::input::{RolloutView, WorkloadView};
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +36,19 @@ pub struct Need {
     pub survey: bool,
     /// The Deployment's ReplicaSets.
     pub replica_sets: bool,
+}
+
+impl Need {
+    /// The lists of preflight.
+    pub const SURVEY: Self = Self {
+        survey: true,
+        replica_sets: false,
+    };
+    /// The Deployment's ReplicaSets.
+    pub const REPLICA_SETS: Self = Self {
+        survey: false,
+        replica_sets: true,
+    };
 }
 
 /// One request that changes the world.
@@ -121,6 +134,12 @@ impl Effect {
             name: name.to_owned(),
             act: Act::Merge(patch),
         }
+    }
+
+    /// A merge patch on a Deployment.
+    pub fn on_deployment(deployment: &WorkloadView, patch: Value) -> Self {
+        let WorkloadView { name, uid, version, .. } = deployment;
+        Self::merge(Kind::Deployment, name, uid, version, patch)
     }
 
     /// A merge patch on the Rollout's own metadata.

@@ -180,10 +180,7 @@ fn patience(input: &Input<'_>) -> Span {
 /// What the spec leaves open, or the plan that has to come first: what it needs, or that it is blocked.
 fn find(input: &Input<'_>) -> Result<Found, Box<Plan>> {
     let Some(survey) = input.survey else {
-        return Err(Box::new(Plan::need(Need {
-            survey: true,
-            ..Need::default()
-        })));
+        return Err(Box::new(Plan::need(Need::SURVEY)));
     };
     preflight::find(input, survey).map_err(|why| Box::new(blocked(input, "PreflightFailed", why)))
 }

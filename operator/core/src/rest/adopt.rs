@@ -135,11 +135,5 @@ fn label(input: &Input<'_>, workload: &WorkloadView) -> Option<Effect> {
         return None;
     }
     let patch = json!({"metadata": {"labels": {names::ROLLOUT: input.rollout.name}}});
-    Some(Effect::merge(
-        Kind::Deployment,
-        &workload.name,
-        &workload.uid,
-        &workload.version,
-        patch,
-    ))
+    Some(Effect::on_deployment(workload, patch))
 }

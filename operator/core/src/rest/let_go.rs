@@ -5,7 +5,7 @@ use stepgate_crds::{RolloutStatus, names, status::Note};
 
 use crate::{
     input::{Input, Seen, WorkloadView},
-    plan::{Effect, Kind, Plan, Wake},
+    plan::{Effect, Plan, Wake},
     report,
 };
 
@@ -41,13 +41,7 @@ pub(super) fn let_go(input: &Input<'_>) -> Plan {
                 fields.insert("spec".to_owned(), json!({"paused": null}));
             }
         }
-        return Plan::act(Effect::merge(
-            Kind::Deployment,
-            &workload.name,
-            &workload.uid,
-            &workload.version,
-            patch,
-        ));
+        return Plan::act(Effect::on_deployment(workload, patch));
     }
     if let Seen::Unknown(_) = input.workload {
         return Plan::Wait(Wake {

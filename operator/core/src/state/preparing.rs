@@ -89,10 +89,7 @@ pub fn record(pass: &Pass<'_>) -> Option<Plan> {
         return None;
     }
     let Some(survey) = input.survey else {
-        return Some(Plan::need(Need {
-            survey: true,
-            ..Need::default()
-        }));
+        return Some(Plan::need(Need::SURVEY));
     };
     let template = survey.workload.pointer("/spec/template")?;
     Some(if digest(template) == workload.template {
@@ -144,10 +141,7 @@ fn make(pass: &Pass<'_>) -> Option<Plan> {
         return None;
     }
     let Some(survey) = input.survey else {
-        return Some(Plan::need(Need {
-            survey: true,
-            ..Need::default()
-        }));
+        return Some(Plan::need(Need::SURVEY));
     };
     let template = survey.workload.pointer("/spec/template")?;
     // The survey was read after the watch: a template that changed in between is the next pass's business.

@@ -63,10 +63,7 @@ pub fn next(pass: &Pass<'_>) -> Plan {
         return rolling(pass, workload, judged);
     }
     let Some(replica_sets) = input.replica_sets else {
-        return Plan::need(Need {
-            replica_sets: true,
-            ..Need::default()
-        });
+        return Plan::need(Need::REPLICA_SETS);
     };
     let promoted = replica_sets.iter().find(|set| {
         set.owner.as_ref() == Some(&workload.uid) && set.replicas > 0 && Some(digest(&set.template)) == revision

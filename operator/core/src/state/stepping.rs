@@ -7,7 +7,7 @@ use stepgate_crds::{
 
 use super::Pass;
 use crate::{
-    plan::{Effect, Kind, Plan},
+    plan::{Effect, Plan},
     report::{self, Said},
     verdict::{self, Judgement, Verdict},
 };
@@ -33,13 +33,7 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     let needed = pass.size(pass.run.weight);
     if canary.replicas < needed {
         let patch = serde_json::json!({"spec": {"replicas": needed}});
-        return Plan::act(Effect::merge(
-            Kind::Deployment,
-            &canary.name,
-            &canary.uid,
-            &canary.version,
-            patch,
-        ));
+        return Plan::act(Effect::on_deployment(canary, patch));
     }
     match pass.in_force() {
         None => rise(pass, judgement.as_ref(), needed),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -110,6 +110,12 @@ impl Mark {
     /// The requests since the mark that `wanted` takes, in the order they were answered: each once, a watch at its start.
     pub fn requests(&self, wanted: impl Fn(&Request) -> bool) -> Result<Vec<Request>> {
         let mut file = File::open(&self.file).with_context(|| format!("opening {}", self.file.display()))?;
+        let length = file.metadata()?.len();
+        ensure!(
+            length >= self.offset,
+            "{} is shorter than at the mark: it was rotated, and requests since the mark are lost",
+            self.file.display()
+        );
         file.seek(SeekFrom::Start(self.offset))?;
         let mut found = Vec::new();
         for line in BufReader::new(file).lines() {

@@ -217,6 +217,8 @@ fn start_apiserver(facts: &Facts, certificates: &Certificates) -> Result<Process
         file("service-account-signing-key-file", &certificates.service_account_key),
         file("audit-policy-file", &facts.path("audit-policy.yaml")),
         file("audit-log-path", &facts.audit_log),
+        // It is read from marks on, so it is not to be rotated (at 100 MB, where nothing is said) in the middle of a long run.
+        "--audit-log-maxsize=10000".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         "--endpoint-reconciler-type=none".to_owned(),
         "--authorization-mode=RBAC".to_owned(),

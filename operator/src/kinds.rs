@@ -43,6 +43,16 @@ impl Raw {
         self.body.get(field).cloned().unwrap_or_default()
     }
 
+    /// All label keys that it selects by.
+    fn selectors(&self) -> SelectorView {
+        let mut keys = Vec::new();
+        label_keys(&self.body("spec"), &mut keys);
+        SelectorView {
+            name: self.name(),
+            keys,
+        }
+    }
+
     fn label(&self, key: &str) -> Option<String> {
         self.metadata.labels.as_ref()?.get(key).cloned()
     }
@@ -301,10 +311,8 @@ impl From<Raw> for Pod {
 
 impl From<Raw> for NetworkPolicy {
     fn from(raw: Raw) -> Self {
-        let mut keys = Vec::new();
-        label_keys(&raw.body("spec"), &mut keys);
         Self {
-            view: SelectorView { name: raw.name(), keys },
+            view: raw.selectors(),
             metadata: raw.metadata(),
         }
     }
@@ -312,10 +320,8 @@ impl From<Raw> for NetworkPolicy {
 
 impl From<Raw> for DisruptionBudget {
     fn from(raw: Raw) -> Self {
-        let mut keys = Vec::new();
-        label_keys(&raw.body("spec"), &mut keys);
         Self {
-            view: SelectorView { name: raw.name(), keys },
+            view: raw.selectors(),
             metadata: raw.metadata(),
         }
     }

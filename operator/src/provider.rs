@@ -7,7 +7,6 @@
 use std::fmt;
 
 use serde::Deserialize;
-use stepgate_crds::rollout::ProviderName;
 use thiserror::Error;
 
 pub use stepgate_core::input::Arms;
@@ -17,9 +16,6 @@ const BUILT_IN: [(&str, &str); 2] = [
     ("contour.yaml", include_str!("../providers/contour.yaml")),
     ("pods.yaml", include_str!("../providers/pods.yaml")),
 ];
-
-/// The provider that fits every gateway: the application's own counters.
-const FALLBACK: &str = "pods";
 
 /// Kubernetes shortens a generated name's base to this many characters before it appends five random ones
 /// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
@@ -229,31 +225,6 @@ impl Providers {
                     .collect::<Vec<_>>()
                     .join(", "),
             })
-    }
-
-    /// The provider that a Rollout asks for: by name, or by the controllers of its route's parents.
-    pub fn choose<S: AsRef<str>>(
-        &self,
-        name: ProviderName,
-        controller_names: &[S],
-    ) -> Result<&Provider, ProviderError> {
-        match name {
-            ProviderName::Auto => self.auto(controller_names),
-            ProviderName::Contour => self.named("contour"),
-            ProviderName::Pods => self.named("pods"),
-        }
-    }
-
-    /// The provider that fits all of the route's controllers, else the one that needs none (`pods`): a route with two different gateways has
-    /// no single family of gateway counters that sees every request.
-    pub fn auto<S: AsRef<str>>(&self, controller_names: &[S]) -> Result<&Provider, ProviderError> {
-        let fits = |provider: &&Provider| {
-            !controller_names.is_empty()
-                && controller_names
-                    .iter()
-                    .all(|name| provider.controller_names.iter().any(|own| own == name.as_ref()))
-        };
-        self.0.iter().find(fits).map_or_else(|| self.named(FALLBACK), Ok)
     }
 
     /// Every provider, in the order of the files.

@@ -265,16 +265,12 @@ fn a_new_pod_counts_from_its_second_interval_in_both_versions() {
 }
 
 #[test]
-fn the_provider_follows_from_the_gateways_controllers() {
+fn each_provider_says_whose_gateways_it_fits_and_whose_calls_it_sees() {
     let providers = Providers::built_in().unwrap();
-    let name = |controllers: &[&str]| providers.auto(controllers).unwrap().name.clone();
-    assert_eq!(name(&["projectcontour.io/gateway-controller"]), "contour");
-    assert_eq!(name(&["konghq.com/kic-gateway-controller"]), "pods");
-    assert_eq!(
-        name(&["projectcontour.io/gateway-controller", "traefik.io/gateway-controller"]),
-        "pods"
-    );
-    assert_eq!(name(&[]), "pods");
+    let controllers = |name: &str| providers.named(name).unwrap().controller_names.clone();
+    assert_eq!(controllers("contour"), ["projectcontour.io/gateway-controller"]);
+    // It is taken where no other fits, and fits nobody by name.
+    assert!(controllers("pods").is_empty());
     assert_eq!(providers.named("contour").unwrap().sees, Sees::Gateway);
     assert_eq!(providers.named("pods").unwrap().sees, Sees::Everything);
 }

@@ -8,9 +8,10 @@ use serde_json::json;
 use stepgate_crds::names::COMMAND;
 use stepgate_crds::status::{CommandOutcome, Outcome, PauseReason, Phase, Run, RunState};
 use stepgate_crds::{Command, RolloutStatus, Verb};
-use stepgate_tests::cluster::{Cluster, Namespace, ScrapeOptions};
+use stepgate_tests::cluster::{Cluster, Namespace};
 use stepgate_tests::load::{Load, LoadOptions};
 use stepgate_tests::operator::{Operator, OperatorOptions};
+use stepgate_tests::scene::quick;
 use stepgate_tests::shop::{self, NAME, Shop};
 use stepgate_tests::until::{Seen, until};
 
@@ -326,14 +327,9 @@ async fn a_step_that_needs_an_approval_waits_for_it_with_its_evidence() -> Resul
     };
     let cluster = Cluster::attach().await?;
     let namespace = cluster.namespace("commands").await?;
-    let prometheus = cluster
-        .prometheus(ScrapeOptions {
-            interval: Duration::from_secs(1),
-            namespaces: vec![namespace.name().to_owned()],
-        })
-        .await?;
+    let (_prometheus, quick) = quick(&namespace).await?;
     let options = OperatorOptions {
-        sources: vec![format!("default={}", prometheus.url())],
+        sources: quick.sources,
         ..OperatorOptions::led_by_commands()
     };
     let _operator = Operator::start(&namespace, options).await?;

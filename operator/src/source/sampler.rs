@@ -14,12 +14,11 @@ use std::time::Duration;
 
 use stepgate_core::input::{SourceHealth, Window};
 use stepgate_core::verdict::Interval;
-use stepgate_crds::units::{Span, Timestamp};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::{MetricsSource, SourceError};
+use super::MetricsSource;
 use crate::provider::{Provider, ProviderError, Query};
 use crate::telemetry::Metrics;
 use book::{Book, lock};
@@ -151,11 +150,6 @@ impl Sampler {
         }
     }
 
-    /// The source of that name, say for preflight's [`MetricsSource::check`].
-    pub fn source(&self, name: &str) -> Result<&MetricsSource, SourceError> {
-        self.shared.feed(name).map(|feed| &feed.source)
-    }
-
     /// Takes what is there after `want.from_exclusive`, forgets what is before, and sees to it that the rest is read as it falls due.
     /// Never waits. Another source, query or interval under the same key starts anew.
     pub fn want(&self, key: &Key, want: Want) -> Snapshot {
@@ -174,24 +168,9 @@ impl Sampler {
         book.snapshot()
     }
 
-    /// Ends the reading of one run.
-    pub fn forget(&self, key: &Key) {
-        lock(&self.readings).remove(key);
-    }
-
     /// Ends every reading whose key is not among those that `keep` says yes to.
     pub fn retain(&self, mut keep: impl FnMut(&Key) -> bool) {
         lock(&self.readings).retain(|key, _| keep(key));
-    }
-
-    /// When the next interval of that run is old enough to be read; `None` for a run that nobody has asked for.
-    pub fn next_due(&self, key: &Key) -> Option<Timestamp> {
-        let readings = lock(&self.readings);
-        let reading = readings.get(key)?;
-        let end = reading.book.pages().next_end(i64::from(reading.want.interval.max(1)));
-        let end = Timestamp::from_millis(end.saturating_mul(1000));
-        let lag = u64::try_from(self.shared.options.lag().as_millis()).unwrap_or(u64::MAX);
-        Some(end.after(Span::millis(lag)))
     }
 
     fn begin(&self, key: &Key, want: Want) -> Reading {

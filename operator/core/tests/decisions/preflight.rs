@@ -74,6 +74,24 @@ fn a_gateway_without_known_metrics_is_judged_by_the_pods_own() {
 }
 
 #[test]
+fn with_two_different_gateways_no_single_gateways_metrics_will_do() {
+    let provider = |seen: &Observed| {
+        preflight::find(&seen.input(), seen.survey.as_ref().unwrap())
+            .unwrap()
+            .provider
+    };
+    let mut seen = seen();
+    assert_eq!(provider(&seen), ProviderName::Contour);
+    let Seen::At(route) = &mut seen.routes[0].1 else {
+        panic!("the route is there")
+    };
+    let mut other = route.parents[0].clone();
+    other.controller = "traefik.io/gateway-controller".to_owned();
+    route.parents.push(other);
+    assert_eq!(provider(&seen), ProviderName::Pods);
+}
+
+#[test]
 fn a_route_that_is_not_there_or_cannot_be_read() {
     refuses(
         "gone",

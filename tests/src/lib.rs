@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod interceptor;
 pub mod load;
 pub mod node;
 pub mod operator;

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 mod report;
 
-pub use report::{Answers, Failure, Latencies, Report, Second};
+use report::Answer;
+pub use report::{Answers, Failure, GATEWAY, Latencies, OVER_CAPACITY, Report, Second};
 
 /// Requests that wait for an answer at the same time; more are counted as failures without being sent.
 const MOST_IN_FLIGHT: usize = 5_000;
@@ -156,14 +157,14 @@ async fn send(client: reqwest::Client, options: LoadOptions, report: Arc<Mutex<R
             record(&report, |report| match answer {
                 Ok((status, headers, body)) => {
                     let version = headers.get("x-version").and_then(|value| value.to_str().ok());
-                    report.answer(
-                        after,
-                        latency,
-                        status.as_u16(),
+                    let answer = Answer {
+                        status: status.as_u16(),
                         version,
-                        headers.contains_key("x-injected"),
-                        &body,
-                    );
+                        injected: headers.contains_key("x-injected"),
+                        over_capacity: headers.contains_key("x-demo"),
+                        body: &body,
+                    };
+                    report.answer(after, latency, &answer);
                 }
                 Err(error) => report.fail(failure(after, &error)),
             });

@@ -42,6 +42,8 @@ pub struct OperatorOptions {
     pub drain: &'static str,
     /// Any other flags.
     pub flags: Vec<String>,
+    /// How it reaches the API server, where not directly.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Default for OperatorOptions {
@@ -55,6 +57,7 @@ impl Default for OperatorOptions {
             settle: "1s",
             drain: "2s",
             flags: Vec::new(),
+            kubeconfig: None,
         }
     }
 }
@@ -103,7 +106,10 @@ impl Operator {
     /// The same operator once more, after `kill` or `stop`, under the same identity and lease.
     pub async fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "{} runs already", self.name);
-        let kubeconfig = self.cluster.kubeconfig_of_service_account(SYSTEM, ACCOUNT).await?;
+        let kubeconfig = match &self.options.kubeconfig {
+            Some(other) => other.clone(),
+            None => self.cluster.kubeconfig_of_service_account(SYSTEM, ACCOUNT).await?,
+        };
         let program = binary("stepgate")?;
         let options = &self.options;
         let mut arguments = vec![

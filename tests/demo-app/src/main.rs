@@ -1,8 +1,10 @@
 //! The demo application: answers any path with its version, and misbehaves as its environment says.
 //!
 //! VERSION (default `v1`) · ERROR_SHARE (`0.05` or `5%`: so many answers are 500 with `x-injected: true`) · LATENCY (`5ms`, before each
-//! answer) · SLOW_START (`10s`, not ready before) · CRASH_AFTER (`30s`, then exit code 1) · DRAIN (`2s`, see below) · POD_IP and PORT
-//! (default 0.0.0.0 and 8080). `/healthz` is the readiness, `/metrics` is for Prometheus; neither is counted.
+//! answer) · CAPACITY (`50`: requests a second that it carries; those beyond are answered 503 with `x-demo: over-capacity`; 0, the
+//! default, is without bound) · SLOW_START (`10s`, not ready before) · CRASH_AFTER (`30s`, then exit code 1) · DRAIN (`2s`, see below) ·
+//! POD_IP and PORT (default 0.0.0.0 and 8080). `/healthz` is the readiness, `/metrics` is for Prometheus; neither is counted. A POST of a
+//! share to `/demo/error-share` puts it in the place of ERROR_SHARE: a version that turns bad while it runs.
 //!
 //! At SIGTERM it is not ready any more but answers on for DRAIN, as gateways learn of it only after a while, and closes connections
 //! with their next answer; then it finishes what it has and exits with 0.
@@ -17,7 +19,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
-use axum::routing::get;
+use axum::routing::{get, post};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -27,6 +29,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::capacity::Capacity;
+
+mod capacity;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Code {
     code: u16,
@@ -34,8 +40,10 @@ struct Code {
 
 struct Application {
     version: HeaderValue,
-    error_share: f64,
+    /// The bits of an f64.
+    error_share: AtomicU64,
     latency: Duration,
+    capacity: Option<Capacity>,
     ready_at: Instant,
     draining: AtomicBool,
     answered: AtomicU64,
@@ -59,13 +67,14 @@ async fn main() -> Result<()> {
         durations.clone(),
     );
     // There from the first scrape on: a counter that is born with its first error would lose it.
-    for code in [200, 500] {
+    for code in [200, 500, 503] {
         let _at_zero = requests.get_or_create(&Code { code });
     }
     let application = Arc::new(Application {
         version: HeaderValue::from_str(&text("VERSION", "v1")).context("VERSION")?,
-        error_share: share(&text("ERROR_SHARE", "0"))?,
+        error_share: AtomicU64::new(share(&text("ERROR_SHARE", "0")).context("ERROR_SHARE")?.to_bits()),
         latency: duration("LATENCY", "0s")?,
+        capacity: Capacity::new(text("CAPACITY", "0").parse().context("CAPACITY")?),
         ready_at: start + duration("SLOW_START", "0s")?,
         draining: AtomicBool::new(false),
         answered: AtomicU64::new(0),
@@ -89,6 +98,7 @@ async fn main() -> Result<()> {
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
+        .route("/demo/error-share", post(change_error_share))
         .fallback(answer)
         .with_state(application.clone());
     axum::serve(listener, router)
@@ -129,6 +139,16 @@ async fn metrics(State(application): State<Arc<Application>>) -> (HeaderMap, Str
     (HeaderMap::from_iter([(header::CONTENT_TYPE, kind)]), text)
 }
 
+async fn change_error_share(State(application): State<Arc<Application>>, body: String) -> (StatusCode, String) {
+    match share(body.trim()) {
+        Ok(share) => {
+            application.error_share.store(share.to_bits(), Ordering::Relaxed);
+            (StatusCode::OK, format!("error share {share}\n"))
+        }
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error:#}\n")),
+    }
+}
+
 async fn answer(State(application): State<Arc<Application>>, uri: Uri) -> (StatusCode, HeaderMap, String) {
     let begin = Instant::now();
     if !application.latency.is_zero() {
@@ -142,7 +162,15 @@ async fn answer(State(application): State<Arc<Application>>, uri: Uri) -> (Statu
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let number = application.answered.fetch_add(1, Ordering::Relaxed);
-    let code = if unit(application.seed | number) < application.error_share {
+    let error_share = f64::from_bits(application.error_share.load(Ordering::Relaxed));
+    let within = application
+        .capacity
+        .as_ref()
+        .is_none_or(|capacity| capacity.take(begin));
+    let code = if !within {
+        headers.insert("x-demo", HeaderValue::from_static("over-capacity"));
+        StatusCode::SERVICE_UNAVAILABLE
+    } else if unit(application.seed | number) < error_share {
         headers.insert("x-injected", HeaderValue::from_static("true"));
         StatusCode::INTERNAL_SERVER_ERROR
     } else {
@@ -180,7 +208,7 @@ fn share(text: &str) -> Result<f64> {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
         None => text.parse(),
     };
-    parsed.with_context(|| format!("ERROR_SHARE={text}: give a share such as 0.05 or 5%"))
+    parsed.with_context(|| format!("{text}: give a share such as 0.05 or 5%"))
 }
 
 /// `500ms`, `5s`, `2m`.

@@ -40,6 +40,7 @@ pub fn between(then: Answers, now: Answers) -> Answers {
         total: now.total.saturating_sub(then.total),
         injected: now.injected.saturating_sub(then.injected),
         failed: now.failed.saturating_sub(then.failed),
+        over_capacity: now.over_capacity.saturating_sub(then.over_capacity),
     }
 }
 

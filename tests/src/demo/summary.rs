@@ -192,7 +192,7 @@ mod tests {
         Answers {
             total,
             injected,
-            failed: 0,
+            ..Answers::default()
         }
     }
 

@@ -186,7 +186,7 @@ mod tests {
         let answers = |total, injected| Answers {
             total,
             injected,
-            failed: 0,
+            ..Answers::default()
         };
         Clients {
             stable: answers(1_234_567, 1_235),

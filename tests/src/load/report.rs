@@ -16,16 +16,60 @@ pub struct Answers {
     pub total: u64,
     /// Of them errors that the application made on purpose (`x-injected`).
     pub injected: u64,
-    /// Of them neither 2xx nor 3xx, and not made on purpose.
+    /// Of them neither 2xx nor 3xx, and not made on purpose; those over capacity among them.
     pub failed: u64,
+    /// Of them refused by a pod that had more than it carries (`x-demo: over-capacity`).
+    pub over_capacity: u64,
 }
+
+/// One answer as it came.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    pub(super) status: u16,
+    /// `x-version`; none for the gateway's own answers.
+    pub(super) version: Option<&'a str>,
+    pub(super) injected: bool,
+    pub(super) over_capacity: bool,
+    pub(super) body: &'a str,
+}
+
+impl Answer<'_> {
+    /// What kind of failure it is, as [`Failure::kind`] says it; none where it is none, or was made on purpose.
+    ///
+    /// Envoy says in the body of its own 503 what became of the request; the texts are those of its response flags UH, UF and UC.
+    fn failure(&self) -> Option<String> {
+        let Self { status, body, .. } = self;
+        if (200..400).contains(status) || self.injected {
+            return None;
+        }
+        Some(match self.version {
+            Some(_) if self.over_capacity => OVER_CAPACITY.to_owned(),
+            Some(_) => format!("HTTP {status}"),
+            None if body.contains("no healthy upstream") => "gateway: no pod".to_owned(),
+            None if body.contains("connect failure") || body.contains("connection failure") => {
+                "gateway: connect failure".to_owned()
+            }
+            None if body.contains("connection termination") || body.contains("disconnect/reset") => {
+                "gateway: connection broke".to_owned()
+            }
+            None => format!("gateway: HTTP {status}"),
+        })
+    }
+}
+
+/// The kind of a failure that a pod answered because it had more requests than it carries.
+pub const OVER_CAPACITY: &str = "over capacity";
+/// What the kinds of failures begin with that the gateway answered itself.
+pub const GATEWAY: &str = "gateway: ";
 
 /// One failure that was not made on purpose.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
     /// When the request was due, from the load's start.
     pub after: Duration,
-    /// `HTTP 503`, `timeout`, `no connection`, `connection broke`, `not sent`.
+    /// Answered by the application: `HTTP 503`, `over capacity`. By the gateway: `gateway: no pod` (no endpoint), `gateway: connect
+    /// failure`, `gateway: connection broke` (under way to a pod), `gateway: HTTP 404`. By nobody: `timeout`, `no connection`,
+    /// `connection broke`, `not sent`.
     pub kind: String,
     /// The body's beginning or the error.
     pub detail: String,
@@ -101,6 +145,8 @@ pub struct Report {
     pub failures: BTreeMap<String, u64>,
     /// The first of them, whole.
     pub samples: Vec<Failure>,
+    /// When every one of them was due, from the load's start, and its kind.
+    pub failed_at: Vec<(Duration, String)>,
     /// By the second in which requests were due.
     pub seconds: Vec<Second>,
     /// Of answers of any status.
@@ -132,31 +178,27 @@ impl Report {
                 sum.total += answers.total;
                 sum.injected += answers.injected;
                 sum.failed += answers.failed;
+                sum.over_capacity += answers.over_capacity;
             }
         }
         recent
     }
 
-    pub(super) fn answer(
-        &mut self,
-        after: Duration,
-        latency: Duration,
-        status: u16,
-        version: Option<&str>,
-        injected: bool,
-        body: &str,
-    ) {
-        let failed = !(200..400).contains(&status) && !injected;
-        *self.statuses.entry(status).or_default() += 1;
+    pub(super) fn answer(&mut self, after: Duration, latency: Duration, answer: &Answer<'_>) {
+        *self.statuses.entry(answer.status).or_default() += 1;
         self.latencies.add(latency);
-        let version = version.unwrap_or_default();
+        let failure = answer.failure();
+        let version = answer.version.unwrap_or_default();
         let second = self.second(after).versions.entry(version.to_owned()).or_default();
-        count(second, injected, failed);
-        count(self.versions.entry(version.to_owned()).or_default(), injected, failed);
-        if failed {
-            self.fail(Failure::of(after, &format!("HTTP {status}"), body));
-        } else {
-            self.requests += 1;
+        count(second, answer, failure.is_some());
+        count(
+            self.versions.entry(version.to_owned()).or_default(),
+            answer,
+            failure.is_some(),
+        );
+        match failure {
+            Some(kind) => self.fail(Failure::of(after, &kind, answer.body)),
+            None => self.requests += 1,
         }
     }
 
@@ -164,6 +206,7 @@ impl Report {
         self.requests += 1;
         self.second(failure.after).failures += 1;
         *self.failures.entry(failure.kind.clone()).or_default() += 1;
+        self.failed_at.push((failure.after, failure.kind.clone()));
         if self.samples.len() < KEPT {
             self.samples.push(failure);
         }
@@ -181,10 +224,11 @@ impl Report {
     }
 }
 
-fn count(answers: &mut Answers, injected: bool, failed: bool) {
+fn count(answers: &mut Answers, answer: &Answer<'_>, failed: bool) {
     answers.total += 1;
-    answers.injected += u64::from(injected);
+    answers.injected += u64::from(answer.injected);
     answers.failed += u64::from(failed);
+    answers.over_capacity += u64::from(answer.over_capacity);
 }
 
 impl fmt::Display for Report {
@@ -198,8 +242,8 @@ impl fmt::Display for Report {
             };
             writeln!(
                 out,
-                "  {name}: {} answers, {} injected errors, {} other failures",
-                answers.total, answers.injected, answers.failed
+                "  {name}: {} answers, {} injected errors, {} over capacity, {} failures in all",
+                answers.total, answers.injected, answers.over_capacity, answers.failed
             )?;
         }
         let quantile = |share| self.latencies.quantile(share).as_secs_f64() * 1e3;
@@ -224,5 +268,69 @@ impl fmt::Display for Report {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(status: u16, version: Option<&str>, over_capacity: bool, body: &str) -> Option<String> {
+        let answer = Answer {
+            status,
+            version,
+            injected: false,
+            over_capacity,
+            body,
+        };
+        answer.failure()
+    }
+
+    #[test]
+    fn failures_are_told_apart_by_who_answered_and_why() {
+        assert_eq!(kind(200, Some("v1"), false, ""), None);
+        assert_eq!(kind(503, Some("v1"), true, "").as_deref(), Some("over capacity"));
+        assert_eq!(kind(500, Some("v1"), false, "").as_deref(), Some("HTTP 500"));
+        assert_eq!(
+            kind(503, None, false, "no healthy upstream").as_deref(),
+            Some("gateway: no pod")
+        );
+        let broke = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+        assert_eq!(
+            kind(503, None, false, broke).as_deref(),
+            Some("gateway: connection broke")
+        );
+        let refused = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                       transport failure reason: delayed connect error: 111";
+        assert_eq!(
+            kind(503, None, false, refused).as_deref(),
+            Some("gateway: connect failure")
+        );
+        assert_eq!(kind(404, None, false, "").as_deref(), Some("gateway: HTTP 404"));
+    }
+
+    #[test]
+    fn errors_made_on_purpose_and_over_capacity_are_counted_apart() {
+        let mut report = Report::default();
+        let answer = |injected, over_capacity, status| Answer {
+            status,
+            version: Some("v2"),
+            injected,
+            over_capacity,
+            body: "",
+        };
+        for answer in [
+            answer(false, false, 200),
+            answer(true, false, 500),
+            answer(false, true, 503),
+        ] {
+            report.answer(Duration::ZERO, Duration::ZERO, &answer);
+        }
+        let seen = report.version("v2");
+        assert_eq!(
+            (seen.total, seen.injected, seen.over_capacity, seen.failed),
+            (3, 1, 1, 1)
+        );
+        assert_eq!((report.requests, report.other_failures()), (3, 1));
     }
 }

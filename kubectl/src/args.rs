@@ -45,30 +45,51 @@ pub(crate) struct Target {
 pub(crate) enum Action {
     /// Show one rollout in detail, or all of the namespace as a table.
     Status(StatusArguments),
+    #[command(flatten)]
+    Ask(Ask),
+    /// Let the held Deployment roll at once, unjudged. Works while the operator is away or uninstalled.
+    Release(ReleaseArguments),
+}
+
+/// The subcommands that the operator carries out.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Ask {
     /// Go on to the next step without waiting for evidence, or approve a step that waits for it.
-    Promote(CommandArguments),
+    Promote(PromoteArguments),
     /// Take all traffic back to the stable version, and end the run as failed.
     Abort(CommandArguments),
     /// Try the version that failed once more.
     Retry(CommandArguments),
+    /// Put the stable version's template back into the Deployment in place of the version that failed.
+    Undo(CommandArguments),
     /// Stay at the present weight until somebody resumes; a failed verdict still takes the version back.
     Pause(CommandArguments),
     /// Go on after a pause.
     Resume(CommandArguments),
 }
 
-impl Action {
-    /// The verb and its arguments; none for `status`.
-    pub(crate) fn command(&self) -> Option<(Verb, &CommandArguments)> {
-        match self {
-            Self::Status(_) => None,
-            Self::Promote(arguments) => Some((Verb::Promote, arguments)),
-            Self::Abort(arguments) => Some((Verb::Abort, arguments)),
-            Self::Retry(arguments) => Some((Verb::Retry, arguments)),
-            Self::Pause(arguments) => Some((Verb::Pause, arguments)),
-            Self::Resume(arguments) => Some((Verb::Resume, arguments)),
-        }
+impl Ask {
+    /// What is asked, and of which Rollout.
+    pub(crate) fn request(&self) -> (Request, &CommandArguments) {
+        let (verb, full, arguments) = match self {
+            Self::Promote(promote) => (Verb::Promote, promote.full, &promote.command),
+            Self::Abort(arguments) => (Verb::Abort, false, arguments),
+            Self::Retry(arguments) => (Verb::Retry, false, arguments),
+            Self::Undo(arguments) => (Verb::Undo, false, arguments),
+            Self::Pause(arguments) => (Verb::Pause, false, arguments),
+            Self::Resume(arguments) => (Verb::Resume, false, arguments),
+        };
+        (Request { verb, full }, arguments)
     }
+}
+
+/// What is asked of the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// What to do.
+    pub(crate) verb: Verb,
+    /// With `promote`: skip all steps that are left.
+    pub(crate) full: bool,
 }
 
 /// What to show.
@@ -92,6 +113,24 @@ pub(crate) struct CommandArguments {
     /// How long to wait for the operator's answer; 0s: not at all.
     #[arg(long, default_value = "10s")]
     pub(crate) wait: Span,
+}
+
+/// How far to promote.
+#[derive(Args, Debug)]
+pub(crate) struct PromoteArguments {
+    /// Skip all steps that are left: the canary gets the last step's weight at once, unjudged, and the Deployment follows.
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// The Rollout, and how long to wait.
+    #[command(flatten)]
+    pub(crate) command: CommandArguments,
+}
+
+/// What to release.
+#[derive(Args, Debug)]
+pub(crate) struct ReleaseArguments {
+    /// The Rollout; where it is gone already, the Deployment.
+    pub(crate) name: String,
 }
 
 /// Formats of `status`.
@@ -128,6 +167,21 @@ mod tests {
         ] {
             assert_eq!(Arguments::parse_from(words).target.namespace.as_deref(), Some("shop"));
         }
+    }
+
+    #[test]
+    fn full_is_for_promote_alone() {
+        let asked = |words: &[&str]| Arguments::try_parse_from(words).ok();
+        let full = asked(&["kubectl-stepgate", "promote", "checkout", "--full", "--wait=0s"]).unwrap();
+        let Action::Ask(ask) = full.action else {
+            panic!("{:?}", full.action)
+        };
+        let wanted = Request {
+            verb: Verb::Promote,
+            full: true,
+        };
+        assert_eq!(ask.request().0, wanted);
+        assert!(asked(&["kubectl-stepgate", "abort", "checkout", "--full"]).is_none());
     }
 
     #[test]

@@ -17,24 +17,22 @@ pub(crate) fn address(verb: Verb, rollout: &Rollout) -> Result<Address, String> 
     let Some(status) = &rollout.status else {
         return Err("the operator has not looked at this Rollout yet; is it running? (kubectl get deployments -A -l app.kubernetes.io/name=stepgate)".to_owned());
     };
-    match (verb, &status.run) {
-        (Verb::Retry, Some(run)) => Err(format!(
-            "run {} is under way; only a version that failed can be retried",
-            run.id
-        )),
-        (Verb::Retry, None) => match &status.failed {
+    match (&status.run, verb) {
+        (Some(run), verb) => of_run(verb, run),
+        (None, Verb::Retry | Verb::Undo) => match &status.failed {
             Some(failed) => Ok(Address {
                 run: failed.run.clone(),
                 step: None,
             }),
             None => Err(format!(
-                "no version has failed here{}; there is nothing to retry",
-                last(status)
+                "no version has failed here{}; there is nothing to {}",
+                last(status),
+                verb.as_str()
             )),
         },
-        (verb, None) => Err(match &status.failed {
+        (None, verb) => Err(match &status.failed {
             Some(failed) => format!(
-                "no run is under way: the last one, {}, failed ({}); `retry` tries that version again, any other version starts a run",
+                "no run is under way: the last one, {}, failed ({}); `retry` tries that version again, `undo` puts stable's back, any other version starts a run",
                 failed.run, failed.cause.reason
             ),
             None => format!(
@@ -43,47 +41,48 @@ pub(crate) fn address(verb: Verb, rollout: &Rollout) -> Result<Address, String> 
                 verb.as_str()
             ),
         }),
-        (verb, Some(run)) => of_run(verb, run),
     }
 }
 
 fn of_run(verb: Verb, run: &Run) -> Result<Address, String> {
+    use RunState::{Draining, Paused, Preparing, Promoting, Restoring, Retreated, Returning, RollingBack, Stepping};
     let whole = Ok(Address {
         run: run.id.clone(),
         step: None,
     });
-    let doing = doing(&run.state);
-    match (verb, &run.state) {
-        (Verb::Promote, RunState::Stepping { .. } | RunState::Paused { .. }) => Ok(Address {
-            run: run.id.clone(),
-            step: Some(u32::try_from(run.step).unwrap_or(0).saturating_add(1)),
-        }),
-        (Verb::Promote, _) => Err(format!("run {} {doing}; only a step can be promoted", run.id)),
-        (Verb::Abort, RunState::RollingBack { .. } | RunState::Draining { .. }) => {
-            Err(format!("run {} {doing} already; there is nothing to abort", run.id))
-        }
-        (Verb::Pause, RunState::Paused { .. }) => Err(format!("run {} {doing} already", run.id)),
-        (
-            Verb::Pause,
-            RunState::Promoting { .. }
-            | RunState::Returning { .. }
-            | RunState::RollingBack { .. }
-            | RunState::Draining { .. },
-        ) => Err(format!("run {} {doing}; only a step can be paused", run.id)),
-        (
-            Verb::Resume,
-            RunState::Paused {
+    let refused = |why: &str| Err(format!("run {} {}{why}", run.id, doing(&run.state)));
+    match verb {
+        Verb::Promote => match run.state {
+            Stepping { .. } | Paused { .. } | Retreated { .. } => Ok(Address {
+                run: run.id.clone(),
+                step: Some(u32::try_from(run.step).unwrap_or(0).saturating_add(1)),
+            }),
+            _ => refused("; only a step can be promoted"),
+        },
+        Verb::Abort => match run.state {
+            Preparing { .. } | Stepping { .. } | Paused { .. } | Retreated { .. } | Promoting { .. } => whole,
+            Restoring { .. } | RollingBack { .. } | Draining { .. } => refused(" already; there is nothing to abort"),
+            Returning { .. } => refused("; it is through, put the old template back to leave it"),
+        },
+        Verb::Pause => match run.state {
+            Stepping { .. } => whole,
+            Paused { .. } => refused(" already"),
+            _ => refused("; only a step can be paused"),
+        },
+        Verb::Resume => match run.state {
+            Paused {
                 why: PauseReason::Approval,
                 ..
-            },
-        ) => Err(format!(
-            "run {} waits for an approval at step {}, not for a resume: use `promote`",
-            run.id,
-            run.step.saturating_add(1)
-        )),
-        (Verb::Resume, RunState::Paused { .. }) | (Verb::Pause | Verb::Abort, _) => whole,
-        (Verb::Resume, _) => Err(format!("run {} {doing}; it is not paused", run.id)),
-        (Verb::Retry, _) => Err(format!("run {} is under way", run.id)),
+            } => Err(format!(
+                "run {} waits for an approval at step {}, not for a resume: use `promote`",
+                run.id,
+                run.step.saturating_add(1)
+            )),
+            Paused { .. } => whole,
+            _ => refused("; it is not paused"),
+        },
+        Verb::Retry => refused("; only a version that failed can be retried"),
+        Verb::Undo => refused("; only a version that failed can be undone, and `abort` ends a run"),
     }
 }
 
@@ -92,7 +91,9 @@ fn doing(state: &RunState) -> &'static str {
         RunState::Preparing { .. } => "is preparing its canary",
         RunState::Stepping { .. } => "is under way",
         RunState::Paused { .. } => "is paused",
+        RunState::Retreated { .. } => "has retreated from its traffic",
         RunState::Promoting { .. } => "is promoting",
+        RunState::Restoring { .. } => "is restoring the stable version",
         RunState::Returning { .. } => "is promoted, and its traffic returns to the Deployment",
         RunState::RollingBack { .. } => "is rolling back",
         RunState::Draining { .. } => "is draining its canary",
@@ -149,7 +150,14 @@ mod tests {
 
     #[test]
     fn without_a_run_there_is_nothing_to_command() {
-        for verb in [Verb::Promote, Verb::Abort, Verb::Pause, Verb::Resume, Verb::Retry] {
+        for verb in [
+            Verb::Promote,
+            Verb::Abort,
+            Verb::Pause,
+            Verb::Resume,
+            Verb::Retry,
+            Verb::Undo,
+        ] {
             let text = refusal(verb, &fixtures::healthy());
             assert!(text.contains(verb.as_str()), "{text}");
             assert!(text.contains("r6, ended as Promoted"), "{text}");
@@ -157,16 +165,19 @@ mod tests {
     }
 
     #[test]
-    fn retry_is_for_what_failed() {
-        assert_eq!(
-            address(Verb::Retry, &fixtures::failed()),
-            Ok(Address {
-                run: "r7".into(),
-                step: None
-            })
-        );
-        assert!(refusal(Verb::Abort, &fixtures::failed()).contains("`retry`"));
-        assert!(refusal(Verb::Retry, &fixtures::stepping(0)).contains("under way"));
+    fn retry_and_undo_are_for_what_failed() {
+        for verb in [Verb::Retry, Verb::Undo] {
+            assert_eq!(
+                address(verb, &fixtures::failed()),
+                Ok(Address {
+                    run: "r7".into(),
+                    step: None
+                })
+            );
+            assert!(refusal(verb, &fixtures::stepping(0)).contains("under way"));
+        }
+        let told = refusal(Verb::Abort, &fixtures::failed());
+        assert!(told.contains("`retry`") && told.contains("`undo`"), "{told}");
     }
 
     #[test]
@@ -177,8 +188,56 @@ mod tests {
     }
 
     #[test]
+    fn every_other_pause_is_ended_by_resume_or_by_promote() {
+        for why in [PauseReason::Command, PauseReason::Contention, PauseReason::Retreats] {
+            let rollout = fixtures::paused(why);
+            assert_eq!(address(Verb::Resume, &rollout).unwrap().step, None);
+            assert_eq!(address(Verb::Promote, &rollout).unwrap().step, Some(3));
+        }
+    }
+
+    /// Which verbs mean something in which state, as docs/commands.md has it.
+    #[test]
+    fn the_table_of_verbs_and_states() {
+        type Case = (fn() -> Rollout, &'static str);
+        let cases: [Case; 14] = [
+            (|| fixtures::preparing(), "abort"),
+            (|| fixtures::stepping(1), "promote abort pause"),
+            (|| fixtures::paused(PauseReason::Approval), "promote abort"),
+            (|| fixtures::paused(PauseReason::Command), "promote abort resume"),
+            (|| fixtures::paused(PauseReason::Contention), "promote abort resume"),
+            (|| fixtures::paused(PauseReason::Retreats), "promote abort resume"),
+            (|| fixtures::retreated(), "promote abort"),
+            (|| fixtures::promoting(), "abort"),
+            (|| fixtures::restoring(), ""),
+            (|| fixtures::returning(), ""),
+            (|| fixtures::rolling_back(), ""),
+            (|| fixtures::draining(), ""),
+            (|| fixtures::healthy(), ""),
+            (|| fixtures::failed(), "retry undo"),
+        ];
+        for (rollout, expected) in cases {
+            let verbs = [
+                Verb::Promote,
+                Verb::Abort,
+                Verb::Pause,
+                Verb::Resume,
+                Verb::Retry,
+                Verb::Undo,
+            ];
+            let meant: Vec<&str> = verbs
+                .into_iter()
+                .filter(|verb| address(*verb, &rollout()).is_ok())
+                .map(Verb::as_str)
+                .collect();
+            assert_eq!(meant.join(" "), expected, "{:?}", rollout().status.unwrap().phase);
+        }
+    }
+
+    #[test]
     fn what_is_going_on_already_is_not_asked_for_again() {
         assert!(refusal(Verb::Abort, &fixtures::rolling_back()).contains("rolling back already"));
+        assert!(refusal(Verb::Abort, &fixtures::restoring()).contains("restoring the stable version already"));
         assert!(refusal(Verb::Pause, &fixtures::paused(PauseReason::Command)).contains("paused already"));
         assert!(refusal(Verb::Resume, &fixtures::stepping(0)).contains("not paused"));
         assert!(refusal(Verb::Promote, &fixtures::rolling_back()).contains("only a step"));

@@ -1,7 +1,8 @@
 //! The way to the API server, and errors of it in words that help.
 
 use anyhow::{Context, Error, Result, anyhow};
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
 use stepgate_crds::Rollout;
@@ -52,6 +53,17 @@ impl Connection {
     /// The Rollouts of all namespaces.
     pub(crate) fn all_rollouts(&self) -> Api<Rollout> {
         Api::all(self.client.clone())
+    }
+
+    /// The Deployments of the namespace.
+    pub(crate) fn deployments(&self) -> Api<Deployment> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The HTTPRoutes of the namespace, as they come.
+    pub(crate) fn http_routes(&self) -> Api<DynamicObject> {
+        let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute");
+        Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::from_gvk(&kind))
     }
 
     /// Rollouts as they come.

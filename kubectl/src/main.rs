@@ -1,12 +1,14 @@
 //! `kubectl stepgate`: shows rollouts, and passes a person's commands to the operator.
 //!
 //! It decides nothing about traffic and writes nothing but one annotation on a Rollout; what becomes of it, the operator says in
-//! `status.command`. Exit code 0: done; 1: refused or failed; 2: wrong usage; 3: the operator did not answer in time.
+//! `status.command`. `release` alone needs no operator: it lets a held Deployment go. Exit code 0: done; 1: refused or failed; 2: wrong
+//! usage; 3: the operator did not answer in time.
 
 mod args;
 mod command;
 mod connect;
 mod figures;
+mod release;
 mod send;
 mod status;
 mod table;
@@ -38,13 +40,18 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let connection = Connection::open(&arguments.target).await?;
-    if let Action::Status(wanted) = &arguments.action {
-        show(&connection, wanted).await?;
-    }
-    let Some((verb, wanted)) = arguments.action.command() else {
-        return Ok(ExitCode::SUCCESS);
+    let answer = match &arguments.action {
+        Action::Status(wanted) => {
+            show(&connection, wanted).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Release(wanted) => release::release(&connection, &wanted.name).await?,
+        Action::Ask(ask) => {
+            let (request, wanted) = ask.request();
+            send::send(&connection, request, args::bare(&wanted.name), wanted.wait.duration()).await?
+        }
     };
-    match send::send(&connection, verb, args::bare(&wanted.name), wanted.wait.duration()).await? {
+    match answer {
         Answer::Done(message) | Answer::NotAwaited(message) => {
             say(&format!("{message}\n"))?;
             Ok(ExitCode::SUCCESS)

@@ -13,6 +13,7 @@ use serde_json::json;
 use stepgate_crds::{Command, Rollout, Verb, names};
 use tokio::time::{Instant, sleep};
 
+use crate::args::Request;
 use crate::command::{Address, address};
 use crate::connect::Connection;
 
@@ -34,7 +35,8 @@ pub(crate) enum Answer {
 }
 
 /// Sends a command and waits for its answer at most so long.
-pub(crate) async fn send(connection: &Connection, verb: Verb, name: &str, wait: Duration) -> Result<Answer> {
+pub(crate) async fn send(connection: &Connection, request: Request, name: &str, wait: Duration) -> Result<Answer> {
+    let Request { verb, full } = request;
     let rollouts = &connection.rollouts();
     let nonce = nonce();
     let full_name = format!("{}/{name}", connection.namespace);
@@ -61,6 +63,7 @@ pub(crate) async fn send(connection: &Connection, verb: Verb, name: &str, wait: 
             verb,
             run: address.run,
             step: address.step,
+            full,
             nonce: nonce.clone(),
         };
         match write(rollouts, &rollout, &command).await {
@@ -173,6 +176,7 @@ mod tests {
             verb: Verb::Abort,
             run: "r7".into(),
             step: None,
+            full: false,
             nonce: "1".into(),
         };
         rollout

@@ -4,19 +4,16 @@
 
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod run;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
-use stepgate_crds::rollout::{Approval, Step};
-use stepgate_crds::status::{CommandOutcome, MetricReport, Outcome, PauseReason, Phase, Run, RunState};
+use stepgate_crds::status::{CommandOutcome, Phase};
 use stepgate_crds::units::Timestamp;
 use stepgate_crds::{Rollout, RolloutStatus, Verb};
 
-use crate::figures::{ago, bar, grouped, lasted, rate};
+use crate::figures::{ago, lasted};
 use crate::table::{Side, table};
-
-/// Characters of an evidence bar.
-const BAR: usize = 20;
 
 /// All rollouts, a line each.
 pub(crate) fn overview(rollouts: &[Rollout], namespaces: bool, now: Timestamp) -> String {
@@ -89,7 +86,7 @@ pub(crate) fn detail(rollout: &Rollout, now: Timestamp) -> String {
     if rollout.metadata.generation > status.observed_generation {
         parts.push("(the operator has not looked at the latest edit yet)\n".to_owned());
     }
-    parts.extend(status.run.as_ref().map(|run| of_run(run, status, now)));
+    parts.extend(status.run.as_ref().map(|run| run::of_run(run, status, now)));
     parts.push(found(rollout, status));
     parts.push(conditions(&status.conditions, message, now));
     parts.extend(status.command.as_ref().map(last_command));
@@ -101,149 +98,6 @@ fn last_command(command: &CommandOutcome) -> String {
     let verb = command.verb.map_or("unreadable", Verb::as_str);
     let done = if command.done { "done" } else { "refused" };
     format!("\nLast command\n  {verb}: {done}: {}\n", command.message)
-}
-
-fn of_run(run: &Run, status: &RolloutStatus, now: Timestamp) -> String {
-    let measured = run.metrics.iter().find_map(|metric| metric.measured_weight);
-    let measured = measured.map_or_else(|| "–".to_owned(), |weight| format!("{weight:.1} %"));
-    [
-        format!(
-            "\nRun {}, begun {} ago: {}\n",
-            run.id,
-            lasted(now, run.started),
-            doing(run, now)
-        ),
-        ladder(run),
-        format!(
-            "\nWeight    intended {} %   accepted {} %   measured {measured}\n",
-            run.weight, run.accepted_weight
-        ),
-        format!("Verdict   {}\n", status.verdict.as_deref().unwrap_or("–")),
-        metrics(&run.metrics),
-    ]
-    .concat()
-}
-
-/// The steps with a mark each: done, here, to come, or where it turned back.
-fn ladder(run: &Run) -> String {
-    let here = usize::try_from(run.step).unwrap_or(0);
-    let mark = |index: usize| match &run.state {
-        RunState::Promoting { .. }
-        | RunState::Returning { .. }
-        | RunState::Draining {
-            then: Outcome::Promoted,
-            ..
-        } => "✓",
-        _ if index < here => "✓",
-        _ if index > here => "·",
-        RunState::Preparing { .. } => "·",
-        RunState::Stepping { .. } => "▶",
-        RunState::Paused { .. } => "‖",
-        RunState::RollingBack { .. } | RunState::Draining { .. } => "✗",
-    };
-    let rows: Vec<Vec<String>> = run
-        .spec
-        .steps
-        .iter()
-        .enumerate()
-        .map(|(index, Step { weight, bake, approval })| {
-            vec![
-                mark(index).to_owned(),
-                format!("{weight} %"),
-                bake.map_or_else(String::new, |bake| format!("bake {bake}")),
-                match approval {
-                    Some(Approval::Required) => "needs approval".to_owned(),
-                    None => String::new(),
-                },
-            ]
-        })
-        .collect();
-    table("  ", &[Side::Left, Side::Right, Side::Left, Side::Left], &rows)
-}
-
-fn doing(run: &Run, now: Timestamp) -> String {
-    match &run.state {
-        RunState::Preparing { since } => format!("preparing the canary for {}", lasted(now, *since)),
-        RunState::Stepping { since } => match &run.in_force {
-            Some(force) if force.step == run.step && force.weight == run.weight => {
-                format!("at this weight for {}", lasted(now, force.since))
-            }
-            _ => format!("on the way to this weight for {}", lasted(now, *since)),
-        },
-        RunState::Paused { since, why } => {
-            let why = match why {
-                PauseReason::Approval => "waiting for an approval (promote)",
-                PauseReason::Command => "paused by a person (resume)",
-            };
-            format!("{why} for {}", lasted(now, *since))
-        }
-        RunState::Promoting { since } => format!(
-            "the Deployment rolls for {}, the canary carries the traffic",
-            lasted(now, *since)
-        ),
-        RunState::Returning { since } => format!("traffic returns to the Deployment for {}", lasted(now, *since)),
-        RunState::RollingBack { since, cause, .. } => {
-            format!(
-                "rolling back for {}: {}: {}",
-                lasted(now, *since),
-                cause.reason,
-                cause.detail
-            )
-        }
-        RunState::Draining { since, cause, then } => {
-            let cause = cause
-                .as_ref()
-                .map_or_else(String::new, |cause| format!(": {}: {}", cause.reason, cause.detail));
-            format!(
-                "draining the canary for {}, then {}{cause}",
-                lasted(now, *since),
-                then.as_str()
-            )
-        }
-    }
-}
-
-fn metrics(metrics: &[MetricReport]) -> String {
-    let mut text = String::new();
-    for metric in metrics {
-        let heading = [&format!("{} in this step", metric.name), "requests", "bad", "share"];
-        let rows = [
-            heading.map(str::to_owned).to_vec(),
-            arm("canary", metric.canary_requests, metric.canary_bad),
-            arm("stable", metric.stable_requests, metric.stable_bad),
-        ];
-        text.push('\n');
-        text += &table("", &[Side::Left, Side::Right, Side::Right, Side::Right], &rows);
-        let evidence = [
-            evidence(
-                "evidence against it",
-                metric.fail_evidence,
-                metric.fail_threshold,
-                "fails",
-            ),
-            evidence("evidence for it", metric.pass_evidence, metric.pass_threshold, "passes"),
-        ];
-        text += &table("  ", &[Side::Left, Side::Left, Side::Right, Side::Left], &evidence);
-    }
-    text
-}
-
-fn arm(name: &str, requests: i64, bad: i64) -> Vec<String> {
-    vec![
-        format!("  {name}"),
-        grouped(requests),
-        grouped(bad),
-        rate(bad, requests),
-    ]
-}
-
-fn evidence(name: &str, value: f64, threshold: f64, then: &str) -> Vec<String> {
-    vec![
-        name.to_owned(),
-        bar(value, threshold, BAR),
-        format!("{value:.2}"),
-        format!("{then} at {threshold:.2}"),
-    ]
 }
 
 fn found(rollout: &Rollout, status: &RolloutStatus) -> String {
@@ -261,6 +115,25 @@ fn found(rollout: &Rollout, status: &RolloutStatus) -> String {
             failed.template, failed.run, failed.cause.reason, failed.cause.detail
         );
         rows.push(vec!["  failed".to_owned(), why]);
+        if failed.put_back {
+            let held = "stable's template is back in its place; should it come again, it is held as failed";
+            rows.push(vec![String::new(), held.to_owned()]);
+        }
+    }
+    if let Some(native) = &status.native {
+        let why = format!("natively, without steps: {}: {}", native.reason, native.detail);
+        rows.push(vec!["  rolls".to_owned(), why]);
+    }
+    if let Some(open) = &status.mends.open {
+        let what = format!("template {open} is being put into the Deployment");
+        rows.push(vec!["  mending".to_owned(), what]);
+    }
+    if !status.mends.times.is_empty() {
+        let what = format!(
+            "a recorded template was put into the Deployment, times in the last hour: {}",
+            status.mends.times.len()
+        );
+        rows.push(vec!["  mended".to_owned(), what]);
     }
     if let Some(found) = &status.found {
         let labels: Vec<_> = found

@@ -88,6 +88,49 @@ pub(crate) fn paused(why: PauseReason) -> Rollout {
     rollout(&running(2, 50, 50, "Paused", &state))
 }
 
+/// Before the first step.
+pub(crate) fn preparing() -> Rollout {
+    let state = json!({"preparing": {"since": "2026-11-24T14:00:02Z"}});
+    rollout(&running(0, 0, 0, "Preparing", &state))
+}
+
+/// In the second step, without its traffic: all pods of the canary went, for the second time.
+pub(crate) fn retreated() -> Rollout {
+    let state = json!({"retreated": {"since": "2026-11-24T14:00:40Z", "why": "PodsLost"}});
+    let mut status = running(1, 0, 0, "Retreated", &state);
+    status["run"]["retreats"] = json!({"all": 2, "podsLost": 2});
+    rollout(&status)
+}
+
+/// Past the last step, with a newer version that waits.
+pub(crate) fn promoting() -> Rollout {
+    let state = json!({"promoting": {"since": "2026-11-24T14:00:40Z"}});
+    let mut status = running(3, 100, 100, "Promoting", &state);
+    status["run"]["newer"] = json!("checkout-r8");
+    rollout(&status)
+}
+
+/// Aborted while it was promoted.
+pub(crate) fn restoring() -> Rollout {
+    let cause = json!({"reason": "Aborted", "detail": "aborted by a person"});
+    let state = json!({"restoring": {"since": "2026-11-24T14:00:50Z", "cause": cause, "then": "Failed"}});
+    let mut status = running(3, 100, 100, "Restoring", &state);
+    status["mends"] = json!({"open": "checkout-r6", "times": ["2026-11-24T14:00:50Z"]});
+    rollout(&status)
+}
+
+/// Promoted, the traffic on its way back.
+pub(crate) fn returning() -> Rollout {
+    let state = json!({"returning": {"since": "2026-11-24T14:00:50Z"}});
+    rollout(&running(3, 0, 100, "Returning", &state))
+}
+
+/// Promoted, the canary going.
+pub(crate) fn draining() -> Rollout {
+    let state = json!({"draining": {"since": "2026-11-24T14:00:50Z", "then": "Promoted"}});
+    rollout(&running(3, 0, 0, "Draining", &state))
+}
+
 /// On its way back from the first step.
 pub(crate) fn rolling_back() -> Rollout {
     let cause = json!({"reason": "Verdict", "detail": "errors: 5.0 % against 0.1 %"});

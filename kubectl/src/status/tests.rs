@@ -1,5 +1,7 @@
 //! What a person sees.
 
+use stepgate_crds::status::{Cause, PauseReason};
+
 use super::*;
 
 #[test]
@@ -62,6 +64,73 @@ fn a_pause_says_who_is_waited_for() {
     assert!(approval.contains("  ‖    50 %"), "{approval}");
     let command = detail(&fixtures::paused(PauseReason::Command), fixtures::now());
     assert!(command.contains("paused by a person (resume)"), "{command}");
+}
+
+#[test]
+fn each_pause_says_what_ends_it() {
+    for (why, words) in [
+        (
+            PauseReason::Contention,
+            "somebody else keeps taking the weights back (resume)",
+        ),
+        (PauseReason::Retreats, "it retreated too often (resume)"),
+    ] {
+        let text = detail(&fixtures::paused(why), fixtures::now());
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn a_retreat_says_why_how_often_and_what_it_waits_for() {
+    let text = detail(&fixtures::retreated(), fixtures::now());
+    for words in [
+        "Retreated   step 2/4",
+        "all traffic on stable for 20s: all pods of the canary went: it goes on when they are ready",
+        "  ↓    30 %",
+        "Retreats  2 (2 PodsLost)",
+    ] {
+        assert!(text.contains(words), "{words}:\n{text}");
+    }
+}
+
+#[test]
+fn a_newer_version_that_waits_is_said() {
+    let text = detail(&fixtures::promoting(), fixtures::now());
+    assert!(
+        text.contains("Newer     template checkout-r8 came meanwhile and gets its own run"),
+        "{text}"
+    );
+}
+
+#[test]
+fn restoring_says_who_carries_the_traffic_why_and_what_is_put_back() {
+    let text = detail(&fixtures::restoring(), fixtures::now());
+    for words in [
+        "the Deployment rolls back to stable for 10s, the canary carries the traffic: Aborted: aborted by a person",
+        "✗   100 %",
+        "mending       template checkout-r6 is being put into the Deployment",
+        "mended        a recorded template was put into the Deployment, times in the last hour: 1",
+    ] {
+        assert!(text.contains(words), "{words}:\n{text}");
+    }
+}
+
+#[test]
+fn at_rest_it_says_what_was_put_back_and_what_rolls_natively() {
+    let mut rollout = fixtures::failed();
+    let status = rollout.status.as_mut().unwrap();
+    status.failed.as_mut().unwrap().put_back = true;
+    status.native = Some(Cause {
+        reason: "NothingToProtect".into(),
+        detail: "stable has no pods".into(),
+    });
+    let text = detail(&rollout, fixtures::now());
+    for words in [
+        "should it come again, it is held as failed",
+        "rolls         natively, without steps: NothingToProtect: stable has no pods",
+    ] {
+        assert!(text.contains(words), "{words}:\n{text}");
+    }
 }
 
 #[test]

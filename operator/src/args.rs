@@ -52,6 +52,25 @@ pub struct Run {
     /// How long a run waits for pods or a gateway, where a Rollout does not say.
     #[arg(long, default_value = "10m", value_name = "SPAN")]
     pub default_progress_deadline: Span,
+    /// How long stable may be without a ready endpoint before a new version whose pods are ready is let roll natively.
+    #[arg(long, default_value = "2m", value_name = "SPAN")]
+    pub bare_deadline: Span,
+    /// How long traffic goes back only as far as ready pods cover it; after that all of it goes back.
+    #[arg(long, default_value = "2m", value_name = "SPAN")]
+    pub way_back: Span,
+    /// How long a canary that was sent requests, and of which none was counted, has no traffic before it is tried once more.
+    #[arg(long, default_value = "5m", value_name = "SPAN")]
+    pub retreat_silence: Span,
+    /// After a fault of both versions: so many intervals stable has to be well before the run goes on.
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    pub well_intervals: u32,
+    /// How long weights that somebody else took toward stable are obeyed, the first, second and third time in `--brake-memory`; the
+    /// fourth time the run is paused.
+    #[arg(long, value_delimiter = ',', default_values = ["1s", "10s", "1m"], value_name = "SPAN,SPAN,SPAN")]
+    pub brake: Vec<Span>,
+    /// For how long it is remembered that somebody else took weights toward stable.
+    #[arg(long, default_value = "10m", value_name = "SPAN")]
+    pub brake_memory: Span,
     /// How often a status is refreshed in which only numbers changed.
     #[arg(long, default_value = "1m", value_name = "SPAN")]
     pub status_refresh: Span,
@@ -93,6 +112,11 @@ impl Run {
                 self.default_interval, self.scrape_interval
             ));
         }
+        let brake: [Span; 3] = self
+            .brake
+            .clone()
+            .try_into()
+            .map_err(|given: Vec<Span>| format!("--brake: {} spans given, 3 are needed: 1s,10s,1m", given.len()))?;
         Ok(Limits {
             bake: self.default_bake,
             settle: self.default_settle,
@@ -100,8 +124,13 @@ impl Run {
             interval: self.default_interval,
             progress_deadline: self.default_progress_deadline,
             scrape: self.scrape_interval,
+            bare: self.bare_deadline,
+            by_capacity: self.way_back,
+            silence: self.retreat_silence,
+            well_intervals: self.well_intervals,
+            brake,
+            brake_memory: self.brake_memory,
             refresh: self.status_refresh,
-            hold: !self.without_hold,
             ..Limits::default()
         })
     }

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod gitops;
 pub mod interceptor;
 pub mod load;
 pub mod node;
@@ -13,4 +14,5 @@ pub mod record;
 pub mod refusal;
 pub mod scene;
 pub mod shop;
+pub mod states;
 pub mod until;

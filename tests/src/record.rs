@@ -91,6 +91,15 @@ impl Record {
             .collect()
     }
 
+    /// The last status that arrived.
+    pub fn last_status(&self) -> Option<RolloutStatus> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().rev().find_map(|(_, seen)| match seen {
+            Seen::Status(status) => Some((**status).clone()),
+            Seen::Route(_) => None,
+        })
+    }
+
     /// Every state of the route, with its time of arrival.
     pub fn routes(&self) -> Vec<(Timestamp, RouteSeen)> {
         self.all()

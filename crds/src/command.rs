@@ -17,6 +17,8 @@ pub enum Verb {
     Pause,
     /// Go on after a pause.
     Resume,
+    /// Put stable's template back in place of the version that failed.
+    Undo,
 }
 
 impl Verb {
@@ -28,6 +30,7 @@ impl Verb {
             Self::Retry => "retry",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Undo => "undo",
         }
     }
 }
@@ -38,11 +41,14 @@ impl Verb {
 pub struct Command {
     /// What to do.
     pub verb: Verb,
-    /// The run it is meant for (`status.run.id`; for `retry` the failed run's, `status.failed.run`).
+    /// The run it is meant for (`status.run.id`; for `retry` and `undo` the failed run's, `status.failed.run`).
     pub run: String,
     /// The step it is meant for, counted from 1. Needed by `promote` alone: the others mean the run wherever it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
+    /// With `promote`: skip all steps that are left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
     /// Tells this command from an earlier one with the same words.
     pub nonce: String,
 }

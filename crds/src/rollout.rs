@@ -58,6 +58,9 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('10s')").message("progressDeadline must be at least 10s"))]
     pub progress_deadline: Option<Span>,
+    /// Whether nothing is to be managed for now: a run goes back to stable, and the Deployment rolls by itself. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
 }
 
 /// A workload in the Rollout's namespace.

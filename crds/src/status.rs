@@ -15,12 +15,11 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    command::Verb,
-    evidence::Evidence,
-    rollout::{ProviderName, RouteReference, Step},
-    units::{Share, Span, Timestamp},
-};
+use crate::{command::Verb, rollout::ProviderName, units::Timestamp};
+
+mod run;
+
+pub use run::*;
 
 /// What the operator knows about a Rollout.
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
@@ -59,6 +58,12 @@ pub struct RolloutStatus {
     /// The last ten runs, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Past>,
+    /// What is being put into the Deployment, and when that was done in the last hour.
+    #[serde(default, skip_serializing_if = "Mends::is_none")]
+    pub mends: Mends,
+    /// The Deployment is let roll natively, for there is nothing to protect: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<Cause>,
     /// How many templates were recorded so far: names the next one.
     #[serde(default)]
     pub revisions: i32,
@@ -97,6 +102,12 @@ pub enum Phase {
     Draining,
     /// The new version failed: stable serves, the Deployment is held.
     Failed,
+    /// All traffic is on stable, the canary is kept: what happened is no proof against the new version.
+    Retreated,
+    /// The Deployment rolls back to the stable version while the canary carries the traffic.
+    Restoring,
+    /// The Rollout is suspended: nothing is managed.
+    Suspended,
 }
 
 impl Phase {
@@ -113,6 +124,9 @@ impl Phase {
             Self::RollingBack => "RollingBack",
             Self::Draining => "Draining",
             Self::Failed => "Failed",
+            Self::Retreated => "Retreated",
+            Self::Restoring => "Restoring",
+            Self::Suspended => "Suspended",
         }
     }
 }
@@ -153,182 +167,30 @@ pub struct Found {
     pub parents: Vec<String>,
 }
 
-/// A run: one new version on its way.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Run {
-    /// The name of this run, unique for the Rollout.
-    pub id: String,
-    /// Counts the intents of this run: the route carries `<id>.<seq>`.
-    pub seq: i32,
-    /// The leader's term in which this run was last taken over.
-    pub term: i64,
-    /// When it began.
-    pub started: Timestamp,
-    /// The PodTemplate that keeps the new version's template.
-    pub revision: String,
-    /// The spec as it was at the start.
-    pub spec: RunSpec,
-    /// The managed rules as they were at the start.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub original: Vec<OriginalRule>,
-    /// The highest size of stable that was seen: the canary is sized by it.
-    pub base: i32,
-    /// The step that the run is in, counted from 0.
-    pub step: i32,
-    /// The weight of the canary that is meant to be, in percent.
-    pub weight: i32,
-    /// The weight that all parents accepted last, in percent.
-    pub accepted_weight: i32,
-    /// The weight that every parent accepted last, and since when: what the counts are judged by.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub in_force: Option<InForce>,
-    /// Hours of pauses that have begun: each has an e-process of its own.
-    #[serde(default)]
-    pub pause_hours: i32,
-    /// What the run is doing.
-    pub state: RunState,
-    /// A person's decision to go on without evidence, at this step.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overridden: Option<Override>,
-    /// The counts and what follows from them.
-    #[serde(default)]
-    pub evidence: Evidence,
-    /// The counts for people: totals of this step, with the evidence as it was judged last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub metrics: Vec<MetricReport>,
-    /// When this status was written last.
-    pub refreshed: Timestamp,
+/// Templates that are put into the user's Deployment.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Mends {
+    /// The PodTemplate that is to be put in, until it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<String>,
+    /// When one was, in the last hour.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<Timestamp>,
 }
 
-/// The spec of a run, with every default filled in; edits of the Rollout go for the next run.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct RunSpec {
-    /// The managed routes.
-    pub routes: Vec<RouteReference>,
-    /// The steps, each with its bake.
-    pub steps: Vec<Step>,
-    /// How long after acceptance a weight is in force.
-    pub settle: Span,
-    /// How long pods stay after weight 0 was accepted.
-    pub drain: Span,
-    /// The length of an interval.
-    pub interval: Span,
-    /// The metrics source.
-    pub source: String,
-    /// The tolerated share of bad requests.
-    pub max_error_rate: Share,
-    /// The dispersion that evidence is divided by.
-    pub phi: f64,
-}
-
-/// A managed rule as it was before the run.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct OriginalRule {
-    /// The route.
-    pub route: String,
-    /// The rule's name, where it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    /// The rule's place among the rules.
-    pub index: i32,
-    /// The weight of the stable Service; none where the rule did not say one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stable_weight: Option<i64>,
-    /// The weight of the canary Service where the rule had it already; none where it had not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canary_weight: Option<i64>,
-}
-
-/// A weight that every parent gateway accepted.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct InForce {
-    /// The intent that set it.
-    pub seq: i32,
-    /// The step it belongs to, counted from 0.
-    pub step: i32,
-    /// The canary's weight, in percent.
-    pub weight: i32,
-    /// When the last parent had accepted it.
-    pub since: Timestamp,
-}
-
-/// What a run is doing. Each state carries when it began, which its deadline counts from.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub enum RunState {
-    /// The canary is being made.
-    #[serde(rename_all = "camelCase")]
-    Preparing {
-        /// When it began.
-        since: Timestamp,
-    },
-    /// The canary gets a step's weight and is judged.
-    #[serde(rename_all = "camelCase")]
-    Stepping {
-        /// When it began.
-        since: Timestamp,
-    },
-    /// Waiting for a person at a step's weight.
-    #[serde(rename_all = "camelCase")]
-    Paused {
-        /// When it began.
-        since: Timestamp,
-        /// Why.
-        why: PauseReason,
-    },
-    /// The Deployment rolls, the canary carries the traffic.
-    #[serde(rename_all = "camelCase")]
-    Promoting {
-        /// When it began.
-        since: Timestamp,
-    },
-    /// The traffic goes back to the promoted Deployment.
-    #[serde(rename_all = "camelCase")]
-    Returning {
-        /// When it began.
-        since: Timestamp,
-    },
-    /// The traffic goes back to the stable version.
-    #[serde(rename_all = "camelCase")]
-    RollingBack {
-        /// When it began.
-        since: Timestamp,
-        /// Why.
-        cause: Cause,
-        /// What comes at its end.
-        then: Outcome,
-    },
-    /// Weight 0 was accepted: the canary is removed.
-    #[serde(rename_all = "camelCase")]
-    Draining {
-        /// When weight 0 had been accepted.
-        since: Timestamp,
-        /// Why.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        cause: Option<Cause>,
-        /// What comes at its end.
-        then: Outcome,
-    },
-}
-
-/// Why a run waits for a person.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PauseReason {
-    /// The step passed and asks for an approval.
-    Approval,
-    /// A person paused it.
-    Command,
+impl Mends {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a run was ended.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Cause {
-    /// One word: `Verdict`, `Aborted`, `ProgressDeadline`, `CanaryLost`, `NewTemplate`, `TemplatePutBack`, `Released`, `Deleted`, `WorkloadReplaced`.
+    /// One word: `Verdict`, `Tripwire`, `Aborted`, `ProgressDeadline`, `CanaryLost`, `CanaryRestarts`, `NewTemplate`, `TemplatePutBack`,
+    /// `StableLost`, `Released`, `NothingToProtect`, `Deleted`, `Suspended`, `WorkloadReplaced`.
     pub reason: String,
     /// In words and numbers.
     pub detail: String,
@@ -349,6 +211,10 @@ pub enum Outcome {
     Replaced,
     /// The Rollout was deleted.
     Deleted,
+    /// The Rollout was suspended.
+    Suspended,
+    /// There was nothing to protect: the Deployment rolled natively.
+    Native,
 }
 
 impl Outcome {
@@ -361,45 +227,10 @@ impl Outcome {
             Self::Reverted => "Reverted",
             Self::Replaced => "Replaced",
             Self::Deleted => "Deleted",
+            Self::Suspended => "Suspended",
+            Self::Native => "Native",
         }
     }
-}
-
-/// A person's decision to go on without evidence.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Override {
-    /// The step it was made at, counted from 0.
-    pub step: i32,
-    /// The command's nonce.
-    pub nonce: String,
-}
-
-/// The counts of a metric for people.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct MetricReport {
-    /// The metric.
-    pub name: String,
-    /// Requests to the canary in this step.
-    pub canary_requests: i64,
-    /// Bad ones of them.
-    pub canary_bad: i64,
-    /// Requests to stable in this step.
-    pub stable_requests: i64,
-    /// Bad ones of them.
-    pub stable_bad: i64,
-    /// The measured share of the canary in this step's requests, in percent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measured_weight: Option<f64>,
-    /// The evidence against the canary (natural logarithm, the larger of the two failure tests).
-    pub fail_evidence: f64,
-    /// The evidence at which it fails.
-    pub fail_threshold: f64,
-    /// The evidence that it is well (natural logarithm).
-    pub pass_evidence: f64,
-    /// The evidence at which it passes.
-    pub pass_threshold: f64,
 }
 
 /// The version that failed last.
@@ -412,6 +243,9 @@ pub struct Failed {
     pub template: String,
     /// Why it failed.
     pub cause: Cause,
+    /// Stable's template was put back in its place: should it come again, it is still the one that failed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub put_back: bool,
 }
 
 /// A run that has ended.

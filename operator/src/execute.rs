@@ -112,7 +112,8 @@ impl RequestError {
         }
     }
 
-    fn code(&self) -> Option<u16> {
+    /// The HTTP status of the answer, where there was one.
+    pub fn code(&self) -> Option<u16> {
         match self {
             Self::Refused { source, .. } => match source.as_ref() {
                 kube::Error::Api(status) => Some(status.code),
@@ -397,6 +398,7 @@ fn path(kind: Kind, namespace: &str) -> (String, &'static str) {
     let (group, resource) = match kind {
         Kind::Rollout => ("apis/stepgate.dev/v1alpha1", "rollouts"),
         Kind::Deployment => ("apis/apps/v1", "deployments"),
+        Kind::ReplicaSet => ("apis/apps/v1", "replicasets"),
         Kind::Service => ("api/v1", "services"),
         Kind::PodTemplate => ("api/v1", "podtemplates"),
         Kind::HttpRoute => ("apis/gateway.networking.k8s.io/v1", "httproutes"),
@@ -457,6 +459,7 @@ fn remember(world: &World, kind: Kind, object: Value) {
                 world.routes.put(&route);
             }
         }
+        Kind::ReplicaSet => {}
     }
 }
 
@@ -465,6 +468,6 @@ fn forget(world: &World, kind: Kind, namespace: &str, name: &str, uid: &str) {
         Kind::Deployment => world.canaries.deleted(namespace, name, uid),
         Kind::Service => world.services.deleted(namespace, name, uid),
         Kind::PodTemplate => world.templates.deleted(namespace, name, uid),
-        Kind::Rollout | Kind::HttpRoute => {}
+        Kind::Rollout | Kind::HttpRoute | Kind::ReplicaSet => {}
     }
 }

@@ -12,12 +12,15 @@ use serde_json::Value;
 use stepgate_core::{
     apart::string_map,
     input::{
-        OwnedView, ParentView, ReplicaSetView, RouteView, RuleView, SelectorView, ServiceView, TemplateView,
-        WorkloadView,
+        OwnedView, ReplicaSetView, RouteView, SelectorView, ServicePolicyView, ServiceView, TemplateView,
+        VolumeClaimView, WorkloadView,
     },
     template::digest,
 };
 use stepgate_crds::names;
+
+mod policy;
+mod route;
 
 /// Any object: its metadata and everything beside it.
 #[derive(Deserialize)]
@@ -43,14 +46,18 @@ impl Raw {
         self.body.get(field).cloned().unwrap_or_default()
     }
 
-    /// All label keys that it selects by.
-    fn selectors(&self) -> SelectorView {
-        let mut keys = Vec::new();
-        label_keys(&self.body("spec"), &mut keys);
-        SelectorView {
-            name: self.name(),
-            keys,
-        }
+    /// The field manager, besides us, that wrote into its spec last.
+    fn changed_by(&self) -> Option<String> {
+        let entries = self.metadata.managed_fields.iter().flatten();
+        let others = entries.filter(|entry| {
+            let in_spec = entry
+                .fields_v1
+                .as_ref()
+                .is_some_and(|fields| fields.0.get("f:spec").is_some());
+            in_spec && entry.manager.as_deref() != Some(names::MANAGER)
+        });
+        let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+        last.manager.clone()
     }
 
     fn label(&self, key: &str) -> Option<String> {
@@ -118,11 +125,14 @@ narrow!(/** A ReplicaSet. */ ReplicaSet, "ReplicaSet", "apps", "v1", "replicaset
 narrow!(/** A Service that Stepgate made. */ OwnedService, "Service", "", "v1", "services", OwnedView);
 narrow!(/** A Service of anybody's. */ Service, "Service", "", "v1", "services", ServiceView);
 narrow!(/** A recorded PodTemplate. */ PodTemplate, "PodTemplate", "", "v1", "podtemplates", TemplateView);
+narrow!(/** A recorded PodTemplate, whole. */ WholeTemplate, "PodTemplate", "", "v1", "podtemplates", TemplateBody);
 narrow!(/** A HTTPRoute. */ HttpRoute, "HTTPRoute", "gateway.networking.k8s.io", "v1", "httproutes", RouteView);
 narrow!(/** An EndpointSlice. */ EndpointSlice, "EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", EndpointsView);
 narrow!(/** A Pod. */ Pod, "Pod", "", "v1", "pods", PodView);
 narrow!(/** A NetworkPolicy. */ NetworkPolicy, "NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", SelectorView);
 narrow!(/** A PodDisruptionBudget. */ DisruptionBudget, "PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", SelectorView);
+narrow!(/** A BackendTLSPolicy. */ BackendTlsPolicy, "BackendTLSPolicy", "gateway.networking.k8s.io", "v1", "backendtlspolicies", ServicePolicyView);
+narrow!(/** A PersistentVolumeClaim. */ VolumeClaim, "PersistentVolumeClaim", "", "v1", "persistentvolumeclaims", VolumeClaimView);
 
 /// The ready addresses of a slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -132,6 +142,10 @@ pub struct EndpointsView {
     /// Its ready endpoints, by pod name (or address where there is no pod).
     pub ready: Vec<String>,
 }
+
+/// A pod template as read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TemplateBody(pub Value);
 
 /// The restarts of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -155,6 +169,7 @@ impl From<Raw> for Deployment {
             generation: raw.metadata.generation.unwrap_or(0),
             observed_generation: status.get("observedGeneration").and_then(Value::as_i64).unwrap_or(0),
             paused: spec.get("paused").and_then(Value::as_bool).unwrap_or(false),
+            annotated: raw.metadata.annotations.is_some(),
             hold: raw.annotation(names::HOLD),
             rollout: raw.label(names::ROLLOUT),
             run: string_map(template.pointer("/metadata/labels")).remove(names::RUN),
@@ -184,6 +199,7 @@ impl From<Raw> for ReplicaSet {
             uid: raw.uid(),
             owner: owner.map(|owner| owner.uid.clone()),
             replicas: count(&raw.body("status"), "replicas").unwrap_or(0),
+            wanted: count(&raw.body("spec"), "replicas").unwrap_or(1),
             template: raw.body("spec").get("template").cloned().unwrap_or_default(),
         };
         Self {
@@ -237,29 +253,11 @@ impl From<Raw> for PodTemplate {
     }
 }
 
-impl From<Raw> for HttpRoute {
+impl From<Raw> for WholeTemplate {
     fn from(raw: Raw) -> Self {
-        let (spec, status) = (raw.body("spec"), raw.body("status"));
-        let namespace = raw.metadata.namespace.clone().unwrap_or_default();
-        let rules = items(&spec, "rules").map(|rule| RuleView {
-            name: text(rule, "name"),
-            backend_refs: items(rule, "backendRefs").cloned().collect(),
-        });
-        let view = RouteView {
-            name: raw.name(),
-            uid: raw.uid(),
-            version: raw.version(),
-            generation: raw.metadata.generation.unwrap_or(0),
-            annotated: raw.metadata.annotations.is_some(),
-            run: raw.annotation(names::RUN),
-            rules: rules.collect(),
-            parents: items(&status, "parents")
-                .map(|parent| parent_view(parent, &namespace))
-                .collect(),
-        };
         Self {
+            view: TemplateBody(raw.body("template")),
             metadata: raw.metadata(),
-            view,
         }
     }
 }
@@ -268,10 +266,9 @@ impl From<Raw> for EndpointSlice {
     fn from(raw: Raw) -> Self {
         let endpoints = raw.body("endpoints");
         let ready = endpoints.as_array().into_iter().flatten().filter_map(|endpoint| {
-            let ready = endpoint
-                .pointer("/conditions/ready")
-                .and_then(Value::as_bool)
-                .unwrap_or(true);
+            // A Service that publishes addresses before they are ready calls them all ready: whether they serve is said beside it.
+            let is = |condition: &str| endpoint.pointer(condition).and_then(Value::as_bool).unwrap_or(true);
+            let ready = is("/conditions/ready") && is("/conditions/serving");
             let name = endpoint
                 .pointer("/targetRef/name")
                 .or_else(|| endpoint.pointer("/addresses/0"))?;
@@ -309,74 +306,6 @@ impl From<Raw> for Pod {
     }
 }
 
-impl From<Raw> for NetworkPolicy {
-    fn from(raw: Raw) -> Self {
-        Self {
-            view: raw.selectors(),
-            metadata: raw.metadata(),
-        }
-    }
-}
-
-impl From<Raw> for DisruptionBudget {
-    fn from(raw: Raw) -> Self {
-        Self {
-            view: raw.selectors(),
-            metadata: raw.metadata(),
-        }
-    }
-}
-
-/// What a parent says of a route: accepted where both conditions are true, at the older of their generations.
-fn parent_view(parent: &Value, namespace: &str) -> ParentView {
-    let reference = parent.get("parentRef").cloned().unwrap_or_default();
-    let mut name = format!(
-        "{}/{}",
-        text(&reference, "namespace").unwrap_or_else(|| namespace.to_owned()),
-        text(&reference, "name").unwrap_or_default()
-    );
-    if let Some(section) = text(&reference, "sectionName") {
-        name = format!("{name}/{section}");
-    }
-    if let Some(port) = reference.get("port").and_then(Value::as_i64) {
-        name = format!("{name}:{port}");
-    }
-    let condition =
-        |kind: &str| items(parent, "conditions").find(|condition| text(condition, "type").as_deref() == Some(kind));
-    let mut accepted = Some(i64::MAX);
-    let mut message = String::new();
-    for kind in ["Accepted", "ResolvedRefs"] {
-        let condition = condition(kind);
-        let holds = condition.is_some_and(|condition| text(condition, "status").as_deref() == Some("True"));
-        if holds {
-            let generation = condition
-                .and_then(|condition| condition.get("observedGeneration"))
-                .and_then(Value::as_i64);
-            accepted = accepted.and_then(|oldest| Some(oldest.min(generation?)));
-        } else {
-            accepted = None;
-            if message.is_empty() {
-                message = condition.map_or_else(
-                    || format!("it does not report {kind}"),
-                    |condition| {
-                        format!(
-                            "{kind} is {}: {}",
-                            text(condition, "status").unwrap_or_default(),
-                            text(condition, "message").unwrap_or_default()
-                        )
-                    },
-                );
-            }
-        }
-    }
-    ParentView {
-        parent: name,
-        controller: text(parent, "controllerName").unwrap_or_default(),
-        accepted,
-        message,
-    }
-}
-
 /// How often a container ended with an error: its restarts, where the last end that is known was one.
 fn error_exits(container: &Value) -> u32 {
     let code = |path: &str| container.pointer(path).and_then(Value::as_i64);
@@ -389,27 +318,6 @@ fn error_exits(container: &Value) -> u32 {
         restarts.unwrap_or(0).max(1)
     } else {
         0
-    }
-}
-
-/// All label keys in the selectors below.
-fn label_keys(value: &Value, keys: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                match (name.as_str(), field) {
-                    ("matchLabels", Value::Object(labels)) => keys.extend(labels.keys().cloned()),
-                    ("key", Value::String(key)) => keys.push(key.clone()),
-                    _ => label_keys(field, keys),
-                }
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                label_keys(item, keys);
-            }
-        }
-        _ => {}
     }
 }
 

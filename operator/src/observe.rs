@@ -5,20 +5,24 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kube::ResourceExt;
+use serde_json::Value;
 use stepgate_core::{
     canary,
     input::{
-        OwnedView, ProviderView, ReplicaSetView, RolloutView, RouteView, Seen, SourceHealth, Survey, TemplateView,
-        WorkloadView,
+        ClaimView, OwnedView, ProviderView, ReplicaSetView, RolloutView, RouteView, Seen, ServicePolicyView,
+        SourceHealth, Survey, TemplateView, VolumeClaimView, WorkloadView,
     },
-    state,
+    preflight, state,
     verdict::{Interval, Restarts},
 };
 use stepgate_crds::{Rollout, command::Command, names, rollout::ProviderName, status::RunState, units::Timestamp};
 
 use crate::{
     execute::{RequestError, Requests},
-    kinds::{Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service},
+    kinds::{
+        BackendTlsPolicy, Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service, VolumeClaim,
+        WholeTemplate,
+    },
     provider::Providers,
     source::sampler::{self, Sampler, Want},
     world::World,
@@ -43,6 +47,8 @@ pub struct Observed {
     pub canary_service: Seen<OwnedView>,
     /// Ready endpoints of the stable Service.
     pub stable_ready: i32,
+    /// Those of them that are the Deployment's, but not of stable's ReplicaSet.
+    pub strange_ready: i32,
     /// Ready endpoints of the canary's.
     pub canary_ready: i32,
     /// The routes.
@@ -105,7 +111,11 @@ impl Observer {
         });
         let templates = world.templates.group(namespace, &view.uid);
         let (samples, source) = self.samples(&view);
+        let stable_set = view.status.stable.as_ref().map(|stable| stable.replica_set.as_str());
         Observed {
+            strange_ready: found.zip(stable_set).map_or(0, |(found, set)| {
+                world.strange(namespace, &found.stable_service, &view.spec.workload.name, set)
+            }),
             stable_ready: found.map_or(0, |found| world.ready(namespace, &found.stable_service)),
             canary_ready,
             routes: routes.collect(),
@@ -138,17 +148,28 @@ impl Observer {
     /// The lists of preflight.
     pub async fn survey(&self, rollout: &Rollout) -> Result<Option<Survey>, RequestError> {
         let namespace = rollout.namespace().unwrap_or_default();
-        let Some(workload) = self.requests.get_raw(&namespace, &rollout.spec.workload.name).await? else {
+        let name = &rollout.spec.workload.name;
+        let Some(workload) = self.requests.get_raw(&namespace, name).await? else {
             return Ok(None);
         };
-        let services: Vec<Service> = self.requests.list(&namespace, None).await?;
-        let policies: Vec<NetworkPolicy> = self.requests.list(&namespace, None).await?;
-        let budgets: Vec<DisruptionBudget> = self.requests.list(&namespace, None).await?;
+        let canary_name = canary::name(name);
+        let (services, network_policies, disruption_budgets, service_policies, volume_claims, canary_workload) = tokio::try_join!(
+            self.requests.list::<Service>(&namespace, None),
+            self.requests.list::<NetworkPolicy>(&namespace, None),
+            self.requests.list::<DisruptionBudget>(&namespace, None),
+            self.service_policies(&namespace),
+            self.volume_claims(&namespace, &workload),
+            self.canary_workload(&namespace, &canary_name),
+        )?;
         Ok(Some(Survey {
             workload,
+            canary_workload,
             services: services.into_iter().map(|service| service.view).collect(),
-            network_policies: policies.into_iter().map(|policy| policy.view).collect(),
-            disruption_budgets: budgets.into_iter().map(|budget| budget.view).collect(),
+            network_policies: network_policies.into_iter().map(|policy| policy.view).collect(),
+            disruption_budgets: disruption_budgets.into_iter().map(|budget| budget.view).collect(),
+            service_policies,
+            volume_claims,
+            rollouts: self.claims(rollout),
             sources: self.sources.clone(),
             providers: self
                 .providers
@@ -166,6 +187,54 @@ impl Observer {
         }))
     }
 
+    /// The policies that name Services. None where the kind is not served.
+    async fn service_policies(&self, namespace: &str) -> Result<Option<Vec<ServicePolicyView>>, RequestError> {
+        match self.requests.list::<BackendTlsPolicy>(namespace, None).await {
+            Ok(policies) => Ok(Some(policies.into_iter().map(|policy| policy.view).collect())),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Those of the claims that a workload mounts which are there.
+    async fn volume_claims(&self, namespace: &str, workload: &Value) -> Result<Vec<VolumeClaimView>, RequestError> {
+        let mut claims = Vec::new();
+        for name in preflight::claims(workload) {
+            let claim: Option<VolumeClaim> = self.requests.get(namespace, name).await?;
+            claims.extend(claim.map(|claim| claim.view));
+        }
+        Ok(claims)
+    }
+
+    /// Whatever Deployment has the canary's name. Those with our label are watched.
+    async fn canary_workload(&self, namespace: &str, name: &str) -> Result<Option<OwnedView>, RequestError> {
+        let found = match self.world.canaries.get(namespace, name) {
+            Some(canary) => Some(canary.as_ref().clone()),
+            None => self.requests.get::<Deployment>(namespace, name).await?,
+        };
+        Ok(found.map(|found| OwnedView {
+            canary_of: found
+                .metadata
+                .labels
+                .and_then(|labels| labels.get(names::CANARY_OF).cloned()),
+            name: found.view.name,
+            uid: found.view.uid,
+            run: found.view.run,
+        }))
+    }
+
+    /// What the other Rollouts of the namespace lay claim to.
+    fn claims(&self, rollout: &Rollout) -> Vec<ClaimView> {
+        let mut claims = Vec::new();
+        self.world.rollouts.for_each(|other| {
+            if other.namespace() == rollout.namespace() && other.uid() != rollout.uid() {
+                claims.extend(ClaimView::of(&rollout_view(other)));
+            }
+        });
+        claims.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
+        claims
+    }
+
     /// The ReplicaSets in the Deployment's namespace that it may control.
     pub async fn replica_sets(
         &self,
@@ -181,6 +250,17 @@ impl Observer {
             .into_iter()
             .map(|set| set.view)
             .filter(|set| set.owner.as_ref() == Some(&workload.uid))
+            .collect())
+    }
+
+    /// The recorded templates of a Rollout, whole, by name.
+    pub async fn recorded(&self, rollout: &Rollout) -> Result<BTreeMap<String, Value>, RequestError> {
+        let namespace = rollout.namespace().unwrap_or_default();
+        let label = format!("{}={}", names::TEMPLATE_OF, rollout.uid().unwrap_or_default());
+        let templates: Vec<WholeTemplate> = self.requests.list(&namespace, Some(&label)).await?;
+        Ok(templates
+            .into_iter()
+            .map(|template| (template.name_any(), template.view.0))
             .collect())
     }
 

@@ -51,6 +51,8 @@ pub struct Operator {
     pub namespace: Option<String>,
     /// The constants.
     pub limits: Limits,
+    /// Why no Deployment would be held, where that is so.
+    pub no_hold: Option<String>,
     /// The metrics sources.
     pub sources: Vec<MetricsSource>,
     /// How they are read.
@@ -92,6 +94,7 @@ impl Operator {
         let reconciler = Arc::new(Reconciler {
             observer,
             limits: self.limits,
+            no_hold: self.no_hold,
             metrics: self.metrics.clone(),
             term: i64::from(term.number),
             absent: Span::from(term.absent),

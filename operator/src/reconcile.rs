@@ -4,12 +4,13 @@
 //! world is then read again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use kube::{ResourceExt, runtime::controller::Action};
+use serde_json::Value;
 use stepgate_core::{
     Effect, Input, Limits, Plan, Wake,
     input::{ReplicaSetView, Survey},
@@ -56,6 +57,8 @@ pub struct Reconciler {
     pub limits: Limits,
     /// Our own metrics.
     pub metrics: Metrics,
+    /// Why no Deployment would be held, where that is so.
+    pub no_hold: Option<String>,
     /// The leader's term.
     pub term: i64,
     /// How long nobody led before it.
@@ -77,6 +80,7 @@ pub struct Failures {
 struct Brought {
     survey: Option<Survey>,
     replica_sets: Option<Vec<ReplicaSetView>>,
+    recorded: Option<BTreeMap<String, Value>>,
 }
 
 impl Reconciler {
@@ -130,6 +134,8 @@ impl Reconciler {
                 Plan::Act(effects) => {
                     self.act(namespace, name, &effects).await?;
                     acted.extend(effects);
+                    // A list that was read before a write says nothing of what came of it.
+                    brought.replica_sets = None;
                 }
                 Plan::Wait(wake) => return Ok(Some(wake)),
             }
@@ -161,14 +167,17 @@ impl Reconciler {
                 canary: &seen.canary,
                 canary_service: &seen.canary_service,
                 stable_ready: seen.stable_ready,
+                strange_ready: seen.strange_ready,
                 canary_ready: seen.canary_ready,
                 routes: &seen.routes,
                 templates: &seen.templates,
                 survey: brought.survey.as_ref(),
                 replica_sets: brought.replica_sets.as_deref(),
+                recorded: brought.recorded.as_ref(),
                 restarts: seen.restarts,
                 samples: &seen.samples,
                 source: &seen.source,
+                no_hold: self.no_hold.as_deref(),
                 refused: refused.as_deref(),
             };
             let plan = stepgate_core::next(&input);
@@ -177,7 +186,8 @@ impl Reconciler {
             };
             let survey = need.survey && brought.survey.is_none();
             let replica_sets = need.replica_sets && brought.replica_sets.is_none();
-            if !survey && !replica_sets {
+            let recorded = need.recorded && brought.recorded.is_none();
+            if !survey && !replica_sets && !recorded {
                 return Ok(plan);
             }
             if survey {
@@ -189,6 +199,9 @@ impl Reconciler {
                     }));
                 };
                 brought.survey = Some(found);
+            }
+            if recorded {
+                brought.recorded = Some(self.observer.recorded(rollout).await?);
             }
             if replica_sets {
                 brought.replica_sets = Some(self.observer.replica_sets(rollout, &seen.workload).await?);

@@ -200,6 +200,15 @@ impl World {
         i32::try_from(pods.len()).unwrap_or(i32::MAX)
     }
 
+    /// Ready endpoints of a Service that are pods of this Deployment, but not of this ReplicaSet: pods are named after both.
+    pub fn strange(&self, namespace: &str, service: &str, workload: &str, replica_set: &str) -> i32 {
+        let slices = self.slices.group(namespace, service);
+        let pods: BTreeSet<&String> = slices.iter().flat_map(|slice| &slice.view.ready).collect();
+        let of = |pod: &str, owner: &str| pod.strip_prefix(owner).is_some_and(|rest| rest.starts_with('-'));
+        let strange = pods.iter().filter(|pod| of(pod, workload) && !of(pod, replica_set));
+        i32::try_from(strange.count()).unwrap_or(i32::MAX)
+    }
+
     /// The Rollout of a managed Deployment.
     pub fn of_workload(workload: &Deployment) -> Vec<ObjectRef<Handle>> {
         let namespace = workload.namespace().unwrap_or_default();

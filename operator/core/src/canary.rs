@@ -14,12 +14,12 @@ use crate::{input::RolloutView, template::without_hash};
 /// What of a Deployment's spec its canary shares, beside the template.
 const SHARED_WORKLOAD_FIELDS: [&str; 2] = ["minReadySeconds", "progressDeadlineSeconds"];
 
-/// What of a Service's spec its canary shares, beside ports and selector.
-const SHARED_SERVICE_FIELDS: [&str; 7] = [
+/// What of a Service's spec its canary shares, beside ports and selector. Not `publishNotReadyAddresses`: pods that are not ready would
+/// get the canary's share, and their errors would be held against the new version.
+const SHARED_SERVICE_FIELDS: [&str; 6] = [
     "internalTrafficPolicy",
     "ipFamilies",
     "ipFamilyPolicy",
-    "publishNotReadyAddresses",
     "sessionAffinity",
     "sessionAffinityConfig",
     "trafficDistribution",

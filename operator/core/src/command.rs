@@ -2,26 +2,30 @@
 //!
 //! | verb | meaning |
 //! |---|---|
-//! | promote | go on to the next step without waiting for evidence or approval |
+//! | promote | go on to the next step without waiting for evidence or approval; `full`: to the last one, and on |
 //! | abort | all traffic back to stable, the run ends as failed |
 //! | retry | a failed version gets another run |
+//! | undo | stable's template goes back in place of a failed version's |
 //! | pause | stay at the present weight |
 //! | resume | go on after a pause |
+//!
+//! `docs/commands.md` says what each does in each state.
 
 use serde_json::json;
 use stepgate_crds::{
     RolloutStatus,
     command::{Command, Verb},
     names,
-    status::{CommandOutcome, Outcome, Override, PauseReason, Phase, Run, RunState},
+    status::{CommandOutcome, Failed, Outcome, Override, PauseReason, Phase, Run, RunState},
 };
 
 use crate::{
     input::{Input, Seen},
+    mend,
     plan::{Effect, Need, Plan},
     report::{self, Said},
     rest,
-    state::{Pass, stepping},
+    state::{Pass, promoting, retreated, stepping},
 };
 
 /// What follows from the command that stands on the Rollout, if one does.
@@ -100,9 +104,12 @@ type Decided = Result<(Plan, String), String>;
 
 fn at_rest(input: &Input<'_>, command: &Command) -> Decided {
     let verb = command.verb.as_str();
-    let (Verb::Retry, Some(failed)) = (command.verb, &input.rollout.status.failed) else {
+    let (Verb::Retry | Verb::Undo, Some(failed)) = (command.verb, &input.rollout.status.failed) else {
         return Err(format!("{verb}: no run is under way"));
     };
+    if input.rollout.is_suspended() {
+        return Err(format!("{verb}: the Rollout is suspended"));
+    }
     if command.run != failed.run {
         return Err(format!(
             "{verb} was meant for run {}, and the failed one is {}",
@@ -122,6 +129,9 @@ fn at_rest(input: &Input<'_>, command: &Command) -> Decided {
     if !workload.paused {
         return Err(format!("{verb}: the Deployment is not held, it rolls by itself"));
     }
+    if command.verb == Verb::Undo {
+        return undo(input, failed);
+    }
     let plan = rest::start::start(input, workload);
     let in_the_way = match &plan {
         Plan::Commit(status) if status.run.is_none() => status.message.clone(),
@@ -132,6 +142,33 @@ fn at_rest(input: &Input<'_>, command: &Command) -> Decided {
         return Err(format!("{verb}: {why}"));
     }
     Ok((plan, format!("the version of run {} is tried again", failed.run)))
+}
+
+/// Stable's template goes back in place of the failed one.
+fn undo(input: &Input<'_>, failed: &Failed) -> Decided {
+    let status = input.rollout.status.clone();
+    let Some(stable) = status.stable.clone() else {
+        return Err("undo: no stable version is recorded".to_owned());
+    };
+    if !input.templates.contains_key(&stable.template) {
+        return Err(format!(
+            "undo: PodTemplate {}, which kept the stable version, is gone: apply that version yourself",
+            stable.template
+        ));
+    }
+    let mut status = mend::intend(status, input, &stable.template).map_err(|why| format!("undo: {why}"))?;
+    // Whatever applied the failed version may do so again.
+    status.failed = Some(Failed {
+        put_back: true,
+        ..failed.clone()
+    });
+    let text = format!(
+        "the template of ReplicaSet {} is put back by a person",
+        stable.replica_set
+    );
+    let note = report::note(input, false, "Undone", text.clone());
+    let said = Said::stalled(Phase::Failed, "Undone", text.clone());
+    Ok((report::commit(status, input, &said, Some(note)), text))
 }
 
 fn in_run(pass: &Pass<'_>, command: &Command) -> Decided {
@@ -156,7 +193,7 @@ fn in_run(pass: &Pass<'_>, command: &Command) -> Decided {
         Verb::Abort => abort(pass),
         Verb::Pause => pause(pass),
         Verb::Resume => resume(pass),
-        Verb::Retry => Err("retry: a run is under way; abort it first".to_owned()),
+        Verb::Retry | Verb::Undo => Err(format!("{verb}: a run is under way; abort it first")),
     }
 }
 
@@ -167,35 +204,46 @@ fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
         return Err("promote: the command has to say for which step it is meant".to_owned());
     }
     let judgement = pass.judge();
-    if let Some(why) = Pass::failure(judgement.as_ref()) {
+    if let Some((_, why)) = Pass::failure(judgement.as_ref()) {
         return Err(format!("promote: the version has failed ({why})"));
     }
+    let told = format!("step {} at {weight} % is promoted", run.step + 1);
     match run.state {
-        RunState::Paused { why, .. } => {
-            let told = why == PauseReason::Approval;
+        RunState::Stepping { .. } | RunState::Paused { .. } | RunState::Retreated { .. } if command.full => {
+            Ok(promote_fully(pass, command))
+        }
+        RunState::Paused {
+            why: PauseReason::Approval | PauseReason::Command,
+            ..
+        } => {
+            let tell = !matches!(
+                run.state,
+                RunState::Paused {
+                    why: PauseReason::Approval,
+                    ..
+                }
+            );
             let run = resumed(pass);
             let pass = Pass { run: &run, ..*pass };
-            let plan = stepping::advance(
-                &pass,
-                judgement.as_ref(),
-                &format!("{weight} % was promoted by a person"),
-                !told,
-            );
-            Ok((plan, format!("step {} at {weight} % is promoted", run.step + 1)))
+            let why = format!("{weight} % was promoted by a person");
+            Ok((stepping::advance(&pass, judgement.as_ref(), &why, tell), told))
         }
-        RunState::Stepping { .. } => {
-            let run = Run {
-                overridden: Some(Override {
-                    step: run.step,
-                    nonce: command.nonce.clone(),
-                }),
-                ..run.clone()
+        // The step has not been lived through: it is as soon as its weight is in force.
+        RunState::Stepping { .. } | RunState::Paused { .. } | RunState::Retreated { .. } => {
+            let step = usize::try_from(run.step).unwrap_or(0);
+            let state = RunState::Stepping { since: pass.input.now };
+            let weight = run.spec.steps.get(step).map_or(0, |step| step.weight);
+            let base = if matches!(run.state, RunState::Stepping { .. }) {
+                run.clone()
+            } else {
+                pass.intend(weight, state)
             };
-            let said = Said::urgent(
-                Phase::Stepping,
-                "Promoted",
-                format!("{weight} %: promoted by a person as soon as it is in force"),
-            );
+            let run = Run {
+                overridden: Some(overridden(run.step, command)),
+                ..base
+            };
+            let message = format!("{weight} %: promoted by a person as soon as it is in force");
+            let said = Said::urgent(Phase::Stepping, "Promoted", message);
             Ok((
                 pass.commit(run, &said, None),
                 format!("step {} at {weight} % is promoted", pass.run.step + 1),
@@ -208,17 +256,49 @@ fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
     }
 }
 
+/// Straight to the last step, and on as soon as its weight is in force.
+fn promote_fully(pass: &Pass<'_>, command: &Command) -> (Plan, String) {
+    let steps = &pass.run.spec.steps;
+    let last = i32::try_from(steps.len().saturating_sub(1)).unwrap_or(0);
+    let weight = steps.last().map_or(100, |step| step.weight);
+    let run = Run {
+        step: last,
+        overridden: Some(overridden(last, command)),
+        drift: None,
+        ..pass.intend(weight, RunState::Stepping { since: pass.input.now })
+    };
+    let text = format!("promoted fully by a person: {weight} %, and on as soon as it is in force");
+    let note = report::note(pass.input, false, "PromotedFully", text.clone());
+    let said = Said::urgent(Phase::Stepping, "PromotedFully", text.clone());
+    (pass.commit(run, &said, Some(note)), text)
+}
+
+fn overridden(step: i32, command: &Command) -> Override {
+    Override {
+        step,
+        nonce: command.nonce.clone(),
+    }
+}
+
 fn abort(pass: &Pass<'_>) -> Decided {
     match &pass.run.state {
-        RunState::Preparing { .. } | RunState::Stepping { .. } | RunState::Paused { .. } => {
+        RunState::Preparing { .. }
+        | RunState::Stepping { .. }
+        | RunState::Paused { .. }
+        | RunState::Retreated { .. } => {
             let plan = pass.roll_back(None, Outcome::Failed, "Aborted", "aborted by a person");
             Ok((plan, "the run is aborted: all traffic goes back to stable".to_owned()))
         }
-        RunState::Promoting { .. } | RunState::Returning { .. } => Err(
-            "abort: the Deployment already rolls to the new version; let it end, then put the old template back"
+        RunState::Promoting { .. } => {
+            let plan = promoting::restore(pass, None, Outcome::Failed, "Aborted", "aborted by a person");
+            let text = "the promotion is taken back: the Deployment rolls back to the stable version, then all traffic goes to it";
+            Ok((plan, text.to_owned()))
+        }
+        RunState::Returning { .. } => Err(
+            "abort: the Deployment runs the new version already, which is the stable one now; put the old template back to go back in a run of its own"
                 .to_owned(),
         ),
-        RunState::RollingBack { .. } | RunState::Draining { .. } => Err("abort: the run is ending already".to_owned()),
+        RunState::Restoring { .. } | RunState::RollingBack { .. } | RunState::Draining { .. } => Err("abort: the run is ending already".to_owned()),
     }
 }
 
@@ -265,6 +345,16 @@ fn resume(pass: &Pass<'_>) -> Decided {
             why: PauseReason::Approval,
             ..
         } => Err("resume: the step waits for an approval; promote it, or abort the run".to_owned()),
+        RunState::Paused {
+            why: PauseReason::Contention | PauseReason::Retreats,
+            ..
+        } => {
+            let step = usize::try_from(pass.run.step).unwrap_or(0);
+            let run = resumed(pass);
+            let pass = Pass { run: &run, ..*pass };
+            let plan = retreated::go_on(&pass, pass.judge().as_ref(), step, "resumed by a person");
+            Ok((plan, "the run goes on".to_owned()))
+        }
         _ => Err(format!("resume: the run is {}, not paused", pass.phase().as_str())),
     }
 }

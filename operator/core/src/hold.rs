@@ -9,7 +9,7 @@ use stepgate_crds::names;
 use crate::{input::WorkloadView, plan::Effect};
 
 /// The stamp of a Deployment that waits to be taken up.
-const WAITING: &str = "waiting";
+pub const WAITING: &str = "waiting";
 
 /// Whether a new template waits to be taken up.
 pub fn is_waiting(workload: &WorkloadView) -> bool {

@@ -18,6 +18,10 @@ use crate::{
     verdict::{Interval, Restarts},
 };
 
+mod survey;
+
+pub use survey::*;
+
 /// The world as it was observed for one Rollout.
 #[derive(Clone, Debug)]
 pub struct Input<'a> {
@@ -39,6 +43,8 @@ pub struct Input<'a> {
     pub canary_service: &'a Seen<OwnedView>,
     /// Ready endpoints of the stable Service.
     pub stable_ready: i32,
+    /// Those of them whose pods are the Deployment's, but not of stable's ReplicaSet.
+    pub strange_ready: i32,
     /// Ready endpoints of this run's canary.
     pub canary_ready: i32,
     /// The routes of [`RolloutView::routes`], in their order.
@@ -49,12 +55,16 @@ pub struct Input<'a> {
     pub survey: Option<&'a Survey>,
     /// The Deployment's ReplicaSets, where `Need` asked for them.
     pub replica_sets: Option<&'a [ReplicaSetView]>,
+    /// The recorded templates whole, by the name of their PodTemplate, where `Need` asked for them.
+    pub recorded: Option<&'a BTreeMap<String, Value>>,
     /// Restarts of canary containers with an error, and of stable's.
     pub restarts: Option<Restarts>,
     /// The counts after `evidence.through`, oldest first.
     pub samples: &'a [Interval],
     /// Whether the metrics source answers.
     pub source: &'a SourceHealth,
+    /// Why no Deployment would be held; none where the hold is in place.
+    pub no_hold: Option<&'a str>,
     /// What the API server said of our last request for this Rollout, where it refused it.
     pub refused: Option<&'a str>,
 }
@@ -86,6 +96,16 @@ impl<T> Seen<T> {
 }
 
 impl RolloutView {
+    /// Whether everything is to be let go: the Rollout was deleted, or is suspended.
+    pub fn is_leaving(&self) -> bool {
+        self.deleting || self.is_suspended()
+    }
+
+    /// Whether nothing is to be managed for now.
+    pub fn is_suspended(&self) -> bool {
+        self.spec.suspend == Some(true)
+    }
+
     /// The managed routes: those of the run that is under way, else those of the spec.
     pub fn routes(&self) -> &[RouteReference] {
         self.status
@@ -139,6 +159,8 @@ pub struct WorkloadView {
     pub observed_generation: i64,
     /// Whether it is paused.
     pub paused: bool,
+    /// Whether it has annotations at all (a JSON Patch cannot add to a map that is not there).
+    pub annotated: bool,
     /// The value of the annotation `stepgate.dev/hold`.
     pub hold: Option<String>,
     /// The value of the label `stepgate.dev/rollout`.
@@ -200,6 +222,8 @@ pub struct ReplicaSetView {
     pub owner: Option<String>,
     /// Pods there are.
     pub replicas: i32,
+    /// Pods asked for.
+    pub wanted: i32,
     /// Its template, as read.
     pub template: Value,
 }
@@ -219,6 +243,10 @@ pub struct RouteView {
     pub annotated: bool,
     /// The value of the annotation `stepgate.dev/run`.
     pub run: Option<String>,
+    /// Who, besides us, changed its spec last: the name of the field manager.
+    pub changed_by: Option<String>,
+    /// The parents that its spec names, as in [`ParentView::parent`].
+    pub parent_refs: Vec<String>,
     /// Its rules.
     pub rules: Vec<RuleView>,
     /// What its parents say of it.
@@ -243,56 +271,10 @@ pub struct ParentView {
     pub controller: String,
     /// The generation at which it reports `Accepted` and `ResolvedRefs`; none where one of them is not true.
     pub accepted: Option<i64>,
+    /// Whether all that it misses is a backend that is not there (`ResolvedRefs` is false for `BackendNotFound`).
+    pub lacks_backend: bool,
     /// What it says where it does not accept.
     pub message: String,
-}
-
-/// What only a list can tell: read when a decision needs it, and never kept.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Survey {
-    /// The Deployment, whole, as read.
-    pub workload: Value,
-    /// The Services of the namespace.
-    pub services: Vec<ServiceView>,
-    /// The NetworkPolicies of the namespace, with the labels that they select by.
-    pub network_policies: Vec<SelectorView>,
-    /// The PodDisruptionBudgets of the namespace, with the labels that they select by.
-    pub disruption_budgets: Vec<SelectorView>,
-    /// The names of the metrics sources that the administrator set up.
-    pub sources: Vec<String>,
-    /// The sets of queries that there are, each with the controllers whose gateways it fits.
-    pub providers: Vec<ProviderView>,
-}
-
-/// A set of queries.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProviderView {
-    /// Its name.
-    pub name: ProviderName,
-    /// The controllerNames that it fits.
-    pub controllers: Vec<String>,
-}
-
-/// A Service.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ServiceView {
-    /// Its name.
-    pub name: String,
-    /// The value of the label `stepgate.dev/canary-of`.
-    pub canary_of: Option<String>,
-    /// What it selects by.
-    pub selector: BTreeMap<String, String>,
-    /// Its spec, as read.
-    pub spec: Value,
-}
-
-/// Something that selects pods by labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelectorView {
-    /// Its name.
-    pub name: String,
-    /// The label keys it selects by.
-    pub keys: Vec<String>,
 }
 
 /// Whether the metrics source answers.

@@ -29,8 +29,22 @@ pub struct Limits {
     pub quiet_intervals: u32,
     /// How many ended runs the history keeps.
     pub history: usize,
-    /// Whether the hold policy is installed, as the administrator says: without it no Deployment can be managed.
-    pub hold: bool,
+    /// How long stable may be without a ready endpoint before a version whose pods are ready is let roll natively.
+    pub bare: Span,
+    /// How long a way back goes by capacity; after that all of the traffic goes.
+    pub by_capacity: Span,
+    /// How long a silent canary has no traffic before it is tried again.
+    pub silence: Span,
+    /// So many intervals stable has to be well after a fault of both before the run goes on.
+    pub well_intervals: u32,
+    /// After so many losses of all canary pods the run has failed, and after so many retreats a person decides.
+    pub patience: i32,
+    /// How long weights that somebody took toward stable are obeyed, by how often it happened; after that a person decides.
+    pub brake: [Span; 3],
+    /// For how long such a change is remembered.
+    pub brake_memory: Span,
+    /// How often in an hour a template may be put into the user's Deployment.
+    pub mends: usize,
     /// The dispersion that evidence is divided by where stable's history does not tell it.
     pub phi: f64,
     /// The tolerated share of bad requests, where the Rollout does not say.
@@ -54,7 +68,14 @@ impl Default for Limits {
             mend: Span::seconds(5),
             quiet_intervals: 4,
             history: 10,
-            hold: true,
+            bare: Span::seconds(120),
+            by_capacity: Span::seconds(120),
+            silence: Span::seconds(300),
+            well_intervals: 10,
+            patience: 3,
+            brake: [Span::seconds(1), Span::seconds(10), Span::seconds(60)],
+            brake_memory: Span::seconds(600),
+            mends: 3,
             phi: 2.0,
             max_error_rate: 0.01,
             ladder: vec![10, 30, 50, 100],

@@ -9,6 +9,7 @@ use crate::{
     command,
     input::{Input, Seen},
     plan::Plan,
+    recovery::{self, Recovery},
     report::{self, Said},
     rest,
     side::{self, Side},
@@ -39,14 +40,16 @@ fn run_next(input: &Input<'_>, run: &Run, found: &Found) -> Plan {
     if let Some(plan) = take_over(&pass) {
         return plan;
     }
-    if let Some(plan) = ended_from_outside(&pass) {
+    if let Some(plan) = ended_from_outside(&pass).or_else(|| recovered(&pass)) {
         return plan;
     }
     let plan = match &run.state {
         RunState::Preparing { .. } => state::preparing::next(&pass),
         RunState::Stepping { .. } => state::stepping::next(&pass),
         RunState::Paused { why, .. } => state::paused::next(&pass, *why),
+        RunState::Retreated { why, well_since, .. } => state::retreated::next(&pass, *why, *well_since),
         RunState::Promoting { .. } => state::promoting::next(&pass),
+        RunState::Restoring { cause, then, .. } => state::restoring::next(&pass, cause, *then),
         RunState::Returning { .. } => state::returning::next(&pass),
         RunState::RollingBack { cause, then, .. } => state::rolling_back::next(&pass, cause, *then),
         RunState::Draining { cause, then, .. } => state::draining::next(&pass, cause.as_ref(), *then),
@@ -61,7 +64,7 @@ fn run_next(input: &Input<'_>, run: &Run, found: &Found) -> Plan {
 fn say_refusal(pass: &Pass<'_>, why: &str) -> Option<Plan> {
     let message = match pass.run.state {
         RunState::Preparing { .. } => format!("the canary cannot be made: {why}"),
-        RunState::RollingBack { .. } | RunState::Returning { .. } => {
+        RunState::RollingBack { .. } | RunState::Returning { .. } | RunState::Retreated { .. } => {
             format!("the traffic cannot be brought back: {why}")
         }
         _ => format!("the run cannot go on: {why}"),
@@ -88,7 +91,9 @@ fn take_over(pass: &Pass<'_>) -> Option<Plan> {
     match &mut run.state {
         RunState::Preparing { since }
         | RunState::Stepping { since }
+        | RunState::Retreated { since, .. }
         | RunState::Promoting { since }
+        | RunState::Restoring { since, .. }
         | RunState::Returning { since } => {
             shift(since);
         }
@@ -106,20 +111,12 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
     if ending {
         return None;
     }
+    let leaving = leaving(input);
     if side::whole(&run.state) == Side::Canary {
-        // Nothing will ever end this promotion.
-        let lost = input.rollout.deleting && pass.workload_is_absent() && pass.is_overdue();
-        return (lost || pass.is_abandoned()).then(|| {
-            let why = if lost {
-                "the Rollout and its Deployment were deleted"
-            } else {
-                "the Rollout was deleted, and its promotion did not end within twice the progress deadline"
-            };
-            pass.roll_back(None, Outcome::Deleted, "Deleted", why)
-        });
+        return leaving.and_then(|(outcome, reason, why)| left_in_promotion(pass, outcome, reason, why));
     }
-    if input.rollout.deleting {
-        return Some(pass.roll_back(None, Outcome::Deleted, "Deleted", "the Rollout was deleted"));
+    if let Some((outcome, reason, why)) = leaving {
+        return Some(pass.roll_back(None, outcome, reason, why));
     }
     let stable = input.rollout.status.stable.as_ref();
     let Seen::At(workload) = input.workload else {
@@ -127,13 +124,13 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
             let said = Said::stalled(
                 pass.phase(),
                 "WorkloadMissing",
-                "the Deployment is gone: the canary serves on at its weight",
+                "the Deployment is gone: the canary serves on at its weight; create it again",
             );
             pass.wait(None, &said, None)
         });
     };
     if stable.is_some_and(|stable| stable.workload_uid != workload.uid) {
-        let why = format!("Deployment {} was made anew", workload.name);
+        let why = state::restoring::made_anew(&workload.name);
         return Some(pass.roll_back(None, Outcome::Replaced, "WorkloadReplaced", &why));
     }
     let recorded = |name: &str| input.templates.get(name).map(|template| template.digest);
@@ -151,3 +148,75 @@ fn ended_from_outside(pass: &Pass<'_>) -> Option<Plan> {
         pass.roll_back(None, Outcome::Superseded, "NewTemplate", why)
     })
 }
+
+/// How a run ends where everything is to be let go, if it is.
+fn leaving(input: &Input<'_>) -> Option<(Outcome, &'static str, &'static str)> {
+    if input.rollout.deleting {
+        Some((Outcome::Deleted, "Deleted", "the Rollout was deleted"))
+    } else if input.rollout.is_suspended() {
+        Some((Outcome::Suspended, "Suspended", "the Rollout was suspended"))
+    } else {
+        None
+    }
+}
+
+/// A Rollout that is to go lets its promotion end, past its deadline takes it back, and past a second one goes whatever is there.
+fn left_in_promotion(pass: &Pass<'_>, outcome: Outcome, reason: &str, why: &str) -> Option<Plan> {
+    let overdue = pass.is_overdue();
+    match pass.run.state {
+        RunState::Promoting { .. } if overdue && pass.workload_is_absent() => {
+            let why = format!("{why}, and its Deployment is gone");
+            Some(pass.roll_back(None, outcome, reason, &why))
+        }
+        RunState::Promoting { .. } if overdue => {
+            let why = format!("{why}, and the promotion did not end by its deadline");
+            Some(state::promoting::restore(pass, None, outcome, reason, &why))
+        }
+        RunState::Restoring { .. } if overdue => {
+            let why = format!("{why}, and the Deployment did not roll back to the stable version by the deadline");
+            Some(pass.roll_back(None, outcome, reason, &why))
+        }
+        _ if pass.is_abandoned() => {
+            let why = format!("{why}, and its traffic did not return within twice the deadline");
+            Some(pass.roll_back(None, outcome, reason, &why))
+        }
+        _ => None,
+    }
+}
+
+/// Stable's pods are lost while the Deployment is held: they come first.
+fn recovered(pass: &Pass<'_>) -> Option<Plan> {
+    let ends_promoted = matches!(
+        pass.run.state,
+        RunState::Draining {
+            then: Outcome::Promoted,
+            ..
+        }
+    );
+    if side::whole(&pass.run.state) == Side::Canary || ends_promoted {
+        return None;
+    }
+    let ending = matches!(pass.run.state, RunState::RollingBack { .. } | RunState::Draining { .. });
+    match recovery::next(pass.input) {
+        Recovery::None => None,
+        Recovery::Next(plan) => Some(plan),
+        Recovery::Lost(why) => {
+            let plan = if ending {
+                Plan::Commit(Box::new(pass.with(pass.run.clone())))
+            } else {
+                pass.roll_back(None, Outcome::Reverted, STABLE_LOST, &why)
+            };
+            let Plan::Commit(status) = plan else {
+                return Some(plan);
+            };
+            let status = recovery::intend(*status, pass.input).ok()?;
+            Some(Plan::Commit(Box::new(status)))
+        }
+        // First the route, whatever becomes of the pods.
+        Recovery::Stuck(_) if ending => None,
+        Recovery::Stuck(why) => Some(pass.wait(None, &Said::stalled(pass.phase(), STABLE_LOST, why), None)),
+    }
+}
+
+/// The reason of what is done where stable's pods are lost.
+pub const STABLE_LOST: &str = "StableLost";

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use stepgate_crds::{RolloutStatus, units::Timestamp};
+use stepgate_crds::{RolloutStatus, names, units::Timestamp};
 
 use crate::input::{RolloutView, WorkloadView};
 
@@ -36,6 +36,8 @@ pub struct Need {
     pub survey: bool,
     /// The Deployment's ReplicaSets.
     pub replica_sets: bool,
+    /// The recorded templates, whole.
+    pub recorded: bool,
 }
 
 impl Need {
@@ -43,11 +45,19 @@ impl Need {
     pub const SURVEY: Self = Self {
         survey: true,
         replica_sets: false,
+        recorded: false,
     };
     /// The Deployment's ReplicaSets.
     pub const REPLICA_SETS: Self = Self {
         survey: false,
         replica_sets: true,
+        recorded: false,
+    };
+    /// The recorded templates, whole.
+    pub const RECORDED: Self = Self {
+        survey: false,
+        replica_sets: false,
+        recorded: true,
     };
 }
 
@@ -69,6 +79,8 @@ pub enum Kind {
     Rollout,
     /// The user's Deployment or the canary's.
     Deployment,
+    /// A ReplicaSet of a version that failed, left empty.
+    ReplicaSet,
     /// The canary's Service.
     Service,
     /// A recorded template.
@@ -140,6 +152,30 @@ impl Effect {
     pub fn on_deployment(deployment: &WorkloadView, patch: Value) -> Self {
         let WorkloadView { name, uid, version, .. } = deployment;
         Self::merge(Kind::Deployment, name, uid, version, patch)
+    }
+
+    /// Puts a whole template into a Deployment: rolling, or held and stamped.
+    pub fn put_template(deployment: &WorkloadView, template: &Value, hold: Option<&str>) -> Self {
+        let test = |path: &str, value: Value| json!({"op": "test", "path": path, "value": value});
+        let add = |path: &str, value: Value| json!({"op": "add", "path": path, "value": value});
+        let stamp = format!("/metadata/annotations/{}", names::HOLD.replace('/', "~1"));
+        let mut patch = vec![
+            test("/metadata/uid", json!(deployment.uid)),
+            test("/metadata/resourceVersion", json!(deployment.version)),
+            add("/spec/template", template.clone()),
+            add("/spec/paused", json!(hold.is_some())),
+        ];
+        match hold {
+            Some(hold) if deployment.annotated => patch.push(add(&stamp, json!(hold))),
+            Some(hold) => patch.push(add("/metadata/annotations", json!({ names::HOLD: hold }))),
+            None if deployment.hold.is_some() => patch.push(json!({"op": "remove", "path": stamp})),
+            None => {}
+        }
+        Self {
+            kind: Kind::Deployment,
+            name: deployment.name.clone(),
+            act: Act::Patch(patch),
+        }
     }
 
     /// A merge patch on the Rollout's own metadata.

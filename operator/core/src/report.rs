@@ -90,7 +90,10 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     }
     // At most one of the three holds: kstatus takes what is reconciling to be on its way, stalled or not.
     let ready = said.phase == Phase::Healthy && !said.stalled;
-    let at_rest = matches!(said.phase, Phase::Healthy | Phase::Failed | Phase::Blocked);
+    let at_rest = matches!(
+        said.phase,
+        Phase::Healthy | Phase::Failed | Phase::Blocked | Phase::Suspended
+    );
     let reconciling = !at_rest && !said.stalled;
     for (kind, holds) in [
         ("Ready", ready),

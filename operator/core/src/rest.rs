@@ -6,17 +6,20 @@ pub mod start;
 
 use stepgate_crds::{
     RolloutStatus,
-    status::{Found, Phase, Stable},
+    status::{Cause, Found, Phase, Stable},
     units::{Span, Timestamp},
 };
 
 use crate::{
     hold,
     input::{Input, Seen, WorkloadView},
+    next::STABLE_LOST,
     plan::{Effect, Kind, Need, Plan, Wake},
     preflight,
+    recovery::{self, Recovery},
     report::{self, Said},
     state::draining,
+    template::digest,
 };
 
 /// What follows when no run is under way. What the API server refused last time is said before it is asked for again.
@@ -44,17 +47,11 @@ fn say_refusal(input: &Input<'_>, why: &str) -> Option<Plan> {
 }
 
 fn decide(input: &Input<'_>) -> Plan {
-    if input.rollout.deleting {
+    if input.rollout.is_leaving() {
         return let_go::let_go(input);
     }
     let namespace = &input.rollout.namespace;
     let name = &input.rollout.spec.workload.name;
-    if !input.limits.hold {
-        let why = format!(
-            "the hold policy is not installed, so Deployment {namespace}/{name} would roll by itself: install the chart with hold.enabled=true, on a cluster that serves MutatingAdmissionPolicy"
-        );
-        return blocked(input, "HoldMissing", why);
-    }
     let workload = match input.workload {
         Seen::At(workload) => workload,
         Seen::Absent => {
@@ -78,6 +75,23 @@ fn decide(input: &Input<'_>) -> Plan {
             input.rollout.name
         );
         return blocked(input, "WorkloadTaken", why);
+    }
+    // Lost pods come before everything that may stand in the way of a rollout.
+    match recovery::next(input) {
+        Recovery::None => {}
+        Recovery::Next(plan) => return plan,
+        Recovery::Lost(why) => return recover(input, &why),
+        Recovery::Stuck(why) => {
+            return steady(
+                input,
+                input.rollout.status.clone(),
+                &Said::stalled(Phase::Failed, STABLE_LOST, why),
+            );
+        }
+    }
+    if let Some(why) = input.no_hold {
+        let why = format!("Deployment {namespace}/{name} would roll by itself: {why}");
+        return blocked(input, "HoldMissing", why);
     }
     let status = &input.rollout.status;
     let recorded = |name: &str| input.templates.get(name).map(|template| template.digest);
@@ -194,23 +208,108 @@ fn healthy(input: &Input<'_>, workload: &WorkloadView, stable: &Stable) -> Plan 
     if let Some(release) = hold::release(workload) {
         return Plan::act(release);
     }
-    let status = RolloutStatus {
-        failed: None,
+    let mut status = RolloutStatus {
         verdict: None,
         ..input.rollout.status.clone()
     };
-    let mut message = healthy_message(stable);
+    // Put back by a person the failed version is forgotten; put back by us it may come again, from whoever applied it.
+    status.failed = status.failed.filter(|failed| failed.put_back);
+    if stable.uid.is_empty() {
+        match found_again(input, workload, stable) {
+            Ok(Some(stable)) => status.stable = Some(stable),
+            Ok(None) => {}
+            Err(plan) => return *plan,
+        }
+    }
+    let mut message = match &status.failed {
+        Some(failed) => put_back_message(&status, &format!("{}: {}", failed.cause.reason, failed.cause.detail)),
+        None => healthy_message(stable),
+    };
     if workload.paused {
         message = format!("{message}; the Deployment is paused by somebody else and left alone");
     }
     steady(input, status, &Said::passing(Phase::Healthy, "Healthy", message))
 }
 
+/// The ReplicaSet that runs stable's template now, after it was put back.
+fn found_again(input: &Input<'_>, workload: &WorkloadView, stable: &Stable) -> Result<Option<Stable>, Box<Plan>> {
+    if !workload.is_rolled_out() {
+        return Ok(None);
+    }
+    let Some(sets) = input.replica_sets else {
+        return Err(Box::new(Plan::need(Need::REPLICA_SETS)));
+    };
+    let owned = sets.iter().filter(|set| set.owner.as_ref() == Some(&workload.uid));
+    let mut own = owned.filter(|set| digest(&set.template) == workload.template);
+    Ok(own.next().map(|set| Stable {
+        replica_set: set.name.clone(),
+        uid: set.uid.clone(),
+        ..stable.clone()
+    }))
+}
+
+/// What is said where stable's template was put back in place of a version that failed.
+pub fn put_back_message(status: &RolloutStatus, why: &str) -> String {
+    let stable = status.stable.as_ref().map_or_else(String::new, healthy_message);
+    format!("{stable}; the last version failed and was taken back ({why})")
+}
+
+/// Stable's pods are lost while the Deployment is held: its template goes back.
+fn recover(input: &Input<'_>, why: &str) -> Plan {
+    let mut status = match recovery::intend(input.rollout.status.clone(), input) {
+        Ok(status) => status,
+        Err(stuck) => {
+            let said = Said::stalled(Phase::Failed, STABLE_LOST, stuck);
+            return steady(input, input.rollout.status.clone(), &said);
+        }
+    };
+    // Should the failed version come again it is still the one that failed.
+    if let Some(failed) = &mut status.failed {
+        failed.put_back = true;
+    }
+    let text =
+        format!("{why}, and a paused Deployment does not heal itself: the stable template goes back and it rolls");
+    let note = report::note(input, true, STABLE_LOST, text.clone());
+    report::commit(
+        status,
+        input,
+        &Said::stalled(Phase::Failed, STABLE_LOST, text),
+        Some(note),
+    )
+}
+
+/// The reason of a new version that is let roll natively.
+pub const NOTHING_TO_PROTECT: &str = "NothingToProtect";
+
+/// Stable has no pods: whatever waits is let roll natively, and what comes of it is adopted.
+fn let_roll(input: &Input<'_>, workload: &WorkloadView) -> Plan {
+    let detail = format!(
+        "Deployment {} had no pods of the stable version to protect: the new one rolls natively",
+        workload.name
+    );
+    let status = RolloutStatus {
+        stable: None,
+        failed: None,
+        native: Some(Cause {
+            reason: NOTHING_TO_PROTECT.to_owned(),
+            detail: detail.clone(),
+        }),
+        ..input.rollout.status.clone()
+    };
+    let note = report::note(input, true, NOTHING_TO_PROTECT, detail.clone());
+    let said = Said::stalled(Phase::Blocked, NOTHING_TO_PROTECT, detail);
+    report::commit(status, input, &said, Some(note))
+}
+
 /// A template that is neither stable's nor the failed one.
 fn new_template(input: &Input<'_>, workload: &WorkloadView) -> Plan {
     let status = &input.rollout.status;
     if hold::is_waiting(workload) {
-        return start::start(input, workload);
+        return if workload.replicas == 0 {
+            let_roll(input, workload)
+        } else {
+            start::start(input, workload)
+        };
     }
     if workload.paused {
         let why = format!(

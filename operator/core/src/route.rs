@@ -97,6 +97,12 @@ impl<'a> Managed<'a> {
             .map(|(index, _)| index)
     }
 
+    /// Whether every managed rule gives the stable Service some weight.
+    pub fn serves_stable(&self, route: &RouteView) -> bool {
+        self.rules_of(route)
+            .all(|(_, rule)| self.weights(rule).is_some_and(|(stable, _)| stable > 0))
+    }
+
     /// The highest weight that any rule gives the canary.
     pub fn sent(&self, route: &RouteView) -> i64 {
         self.rules_of(route)
@@ -107,18 +113,19 @@ impl<'a> Managed<'a> {
             .unwrap_or(0)
     }
 
-    /// Whether nothing is sent to the canary and all of it to stable, in every rule that has the canary, under this mark.
-    pub fn is_back(&self, route: &RouteView, mark: &str) -> bool {
+    /// Whether no rule gives the canary more than this percentage, under this mark wherever a rule has the canary or an older mark stands.
+    pub fn is_back(&self, route: &RouteView, percent: i32, mark: &str) -> bool {
         let mut with_canary = self.rules_of(route).filter_map(|(_, rule)| match self.weights(rule) {
             Some((stable, Some(canary))) => Some((stable, canary)),
             _ => None,
         });
-        let (mut any, mut all) = (false, true);
-        for weights in &mut with_canary {
+        let own = own_mark(route, mark);
+        let (mut any, mut all) = (own.is_some(), true);
+        for (stable, canary) in &mut with_canary {
             any = true;
-            all &= weights == (100, 0);
+            all &= stable.saturating_add(canary) == 100 && canary <= i64::from(percent);
         }
-        self.astray(route).is_none() && all && (!any || route.run.as_deref() == Some(mark))
+        self.astray(route).is_none() && all && (!any || own == Some(mark))
     }
 
     /// The managed rules as they are, to be restored at the end of a run.
@@ -209,8 +216,8 @@ impl<'a> Managed<'a> {
         effect(route, patch)
     }
 
-    /// The patch that takes all traffic off the canary in every rule that has it, and marks the route. Adds nothing.
-    pub fn take_back(&self, route: &RouteView, mark: &str) -> Effect {
+    /// The patch that leaves the canary at most this percentage in every rule that has it, and marks the route. Adds nothing.
+    pub fn take_back(&self, route: &RouteView, percent: i32, mark: &str) -> Effect {
         let mut patch = preconditions(route);
         for (index, rule) in self.rules_of(route).chain(self.strays(route)) {
             let Some((canary_at, _)) = find_ref(rule, self.canary) else {
@@ -218,12 +225,18 @@ impl<'a> Managed<'a> {
             };
             let refs = format!("/spec/rules/{index}/backendRefs");
             patch.extend(rule_preconditions(index, rule));
+            // Nothing is given back to the canary that somebody took from it.
+            let left = match self.weights(rule) {
+                Some((stable, Some(canary))) if stable.saturating_add(canary) == 100 => canary.min(percent.into()),
+                Some((_, Some(canary))) if canary > 0 => percent.into(),
+                _ => 0,
+            };
             if let Some((stable_at, _)) = find_ref(rule, self.stable) {
                 patch.push(test(&format!("{refs}/{stable_at}/name"), json!(self.stable)));
-                patch.push(add(&format!("{refs}/{stable_at}/weight"), json!(100)));
+                patch.push(add(&format!("{refs}/{stable_at}/weight"), json!(100 - left)));
             }
             patch.push(test(&format!("{refs}/{canary_at}/name"), json!(self.canary)));
-            patch.push(add(&format!("{refs}/{canary_at}/weight"), json!(0)));
+            patch.push(add(&format!("{refs}/{canary_at}/weight"), json!(left)));
         }
         patch.push(marking(route, mark));
         effect(route, patch)
@@ -231,8 +244,9 @@ impl<'a> Managed<'a> {
 
     /// The patch that makes the managed rules what they were before the run and takes the mark off. None where they are.
     ///
-    /// `ours` says whether a mark is of this Rollout: another's stays.
-    pub fn restore(&self, route: &RouteView, original: &[OriginalRule], ours: impl Fn(&str) -> bool) -> Option<Effect> {
+    /// `mark` is any of this run: another Rollout's stays.
+    pub fn restore(&self, route: &RouteView, original: &[OriginalRule], mark: &str) -> Option<Effect> {
+        let own = own_mark(route, mark);
         let original = self.original_now(route, original);
         let original: Vec<&OriginalRule> = original.iter().collect();
         let managed: Vec<(usize, &RuleView)> = self.rules_of(route).collect();
@@ -250,7 +264,7 @@ impl<'a> Managed<'a> {
             };
             let canary = find_ref(rule, self.canary);
             // Without the canary the rule is the user's again, but for a weight that only we can have left there.
-            let left = route.run.is_some() && before.is_some() && written_weight(stable) == Some(100);
+            let left = own.is_some() && before.is_some() && written_weight(stable) == Some(100);
             if canary.is_none() && !left {
                 continue;
             }
@@ -289,8 +303,13 @@ impl<'a> Managed<'a> {
                 changes.push(json!({"op": "remove", "path": path}));
             }
         }
-        if route.run.as_deref().is_some_and(ours) {
-            changes.push(json!({"op": "remove", "path": annotation_path()}));
+        if own.is_some() {
+            let others = others_marks(route, mark);
+            changes.push(if others.is_empty() {
+                json!({"op": "remove", "path": annotation_path()})
+            } else {
+                add(&annotation_path(), json!(others.join(" ")))
+            });
         }
         if changes.is_empty() {
             return None;
@@ -320,15 +339,30 @@ pub fn mark_prefix(uid: &str) -> String {
     uid.chars().take(8).collect()
 }
 
-/// Whether a mark is one of the runs of a Rollout of this uid.
-pub fn is_mark_of(mark: &str, uid: &str) -> bool {
-    mark.strip_prefix(&mark_prefix(uid))
-        .is_some_and(|rest| rest.starts_with('-'))
+/// The mark on a route of the same Rollout as `mark` is. The annotation holds one for each Rollout in a run, with a space between.
+pub fn own_mark<'r>(route: &'r RouteView, mark: &str) -> Option<&'r str> {
+    marks(route).find(|other| rollout_of(other) == rollout_of(mark))
 }
 
-/// The run that a mark stands for, without its intent.
-pub fn run_of_mark(mark: &str) -> &str {
-    mark.rsplit_once('.').map_or(mark, |(run, _)| run)
+/// The marks of other Rollouts.
+fn others_marks<'r>(route: &'r RouteView, mark: &str) -> Vec<&'r str> {
+    marks(route)
+        .filter(|other| rollout_of(other) != rollout_of(mark))
+        .collect()
+}
+
+fn marks(route: &RouteView) -> impl Iterator<Item = &str> {
+    route.run.iter().flat_map(|run| run.split_whitespace())
+}
+
+/// What all marks of one Rollout begin with: see [`mark_prefix`].
+fn rollout_of(mark: &str) -> &str {
+    mark.split_once('-').map_or(mark, |(rollout, _)| rollout)
+}
+
+/// Whether a mark is one of this run's, whatever the intent.
+pub fn is_mark_of_run(mark: &str, run: &Run) -> bool {
+    mark.rsplit_once('.').is_some_and(|(id, _)| id == run.id)
 }
 
 /// A parent of a route as preflight notes it.
@@ -336,11 +370,16 @@ pub fn parent_key(route: &str, parent: &str, controller: &str) -> String {
     format!("{route} {parent} {controller}")
 }
 
-/// The parents that accepted the route before the run and do not report this generation as accepted, each with what it says.
+/// The parents that accepted the route before the run and do not report this generation as accepted, each with what it says. One that the
+/// route does not name any more serves it no longer.
 pub fn pending(route: &RouteView, expected: &[String]) -> Vec<String> {
+    let is_named = |key: &str| {
+        let parent = key.split(' ').nth(1).unwrap_or_default();
+        route.parent_refs.iter().any(|named| named == parent)
+    };
     expected
         .iter()
-        .filter(|key| key.split(' ').next() == Some(route.name.as_str()))
+        .filter(|key| key.split(' ').next() == Some(route.name.as_str()) && is_named(key))
         .filter_map(|key| {
             let parent = route
                 .parents
@@ -416,7 +455,9 @@ fn rule_preconditions(index: usize, rule: &RuleView) -> Option<Value> {
 
 fn marking(route: &RouteView, mark: &str) -> Value {
     if route.annotated {
-        add(&annotation_path(), json!(mark))
+        let mut marks = others_marks(route, mark);
+        marks.push(mark);
+        add(&annotation_path(), json!(marks.join(" ")))
     } else {
         add("/metadata/annotations", json!({ names::RUN: mark }))
     }

@@ -3,9 +3,13 @@
 //! What all of them share stands here: the run as it would be committed next, what the counts say, and the ways to end a run.
 
 pub mod draining;
+mod drift;
+mod newer;
 pub mod paused;
 pub mod preparing;
 pub mod promoting;
+pub mod restoring;
+pub mod retreated;
 pub mod returning;
 pub mod rolling_back;
 pub mod stepping;
@@ -24,7 +28,8 @@ use crate::{
     input::{Arms, Input, RolloutView, Seen, SourceHealth, Window},
     plan::{Plan, Wake},
     report::{self, Said},
-    verdict::{self, Judgement, MetricSettings, Moment, Settings, Verdict},
+    side::{self, Side},
+    verdict::{self, Judgement, MetricSettings, Moment, Rule, Settings, Verdict},
 };
 
 /// One look at a run.
@@ -45,7 +50,9 @@ impl<'a> Pass<'a> {
             RunState::Preparing { .. } => Phase::Preparing,
             RunState::Stepping { .. } => Phase::Stepping,
             RunState::Paused { .. } => Phase::Paused,
+            RunState::Retreated { .. } => Phase::Retreated,
             RunState::Promoting { .. } => Phase::Promoting,
+            RunState::Restoring { .. } => Phase::Restoring,
             RunState::Returning { .. } => Phase::Returning,
             RunState::RollingBack { .. } => Phase::RollingBack,
             RunState::Draining { .. } => Phase::Draining,
@@ -58,7 +65,9 @@ impl<'a> Pass<'a> {
             RunState::Preparing { since }
             | RunState::Stepping { since }
             | RunState::Paused { since, .. }
+            | RunState::Retreated { since, .. }
             | RunState::Promoting { since }
+            | RunState::Restoring { since, .. }
             | RunState::Returning { since }
             | RunState::RollingBack { since, .. }
             | RunState::Draining { since, .. } => since,
@@ -146,25 +155,29 @@ impl<'a> Pass<'a> {
 
     /// Takes the run back to stable.
     pub fn roll_back(&self, judgement: Option<&Judgement>, then: Outcome, reason: &str, detail: &str) -> Plan {
-        let text = format!("{reason}: {detail}");
         let cause = Cause {
             reason: reason.to_owned(),
             detail: report::short(detail),
         };
-        let run = self.intend(
-            0,
-            RunState::RollingBack {
-                since: self.input.now,
-                cause,
-                then,
-            },
-        );
+        let weight = self.lowest(self.input.now, rolling_back::is_at_once(&cause));
+        let state = RunState::RollingBack {
+            since: self.input.now,
+            cause: cause.clone(),
+            then,
+        };
+        self.turn_back(self.intend(weight, state), judgement, &cause, then)
+    }
+
+    /// Commits the first intent of a way back, with an Event.
+    fn turn_back(&self, run: Run, judgement: Option<&Judgement>, cause: &Cause, then: Outcome) -> Plan {
+        let phase = Pass { run: &run, ..*self }.phase();
+        let text = format!("{}: {}", cause.reason, cause.detail);
         let mut status = self.with(run);
         if let Some(judgement) = judgement {
             self.record(&mut status, judgement);
         }
-        let said = Said::passing(Phase::RollingBack, "RollingBack", text.clone());
-        let note = report::note(self.input, then == Outcome::Failed, "RollingBack", text);
+        let said = Said::passing(phase, phase.as_str(), text.clone());
+        let note = report::note(self.input, then == Outcome::Failed, phase.as_str(), text);
         report::commit(status, self.input, &said, Some(note))
     }
 
@@ -205,7 +218,7 @@ impl<'a> Pass<'a> {
             accepted: Some(force.since.as_millis().div_euclid(1_000)),
             counts_from: force.since.after(certain).ceil_seconds(),
             paused: self.pause_hour(),
-            promoting: matches!(self.run.state, RunState::Promoting { .. } | RunState::Returning { .. }),
+            promoting: side::whole(&self.run.state) == Side::Canary,
             unavailable,
         };
         Some(verdict::judge(
@@ -217,10 +230,17 @@ impl<'a> Pass<'a> {
         ))
     }
 
-    /// The failed verdict, where there is one.
-    pub fn failure(judgement: Option<&Judgement>) -> Option<String> {
+    /// The failed verdict, where there is one: the reason of a cause, and the verdict in words and numbers.
+    pub fn failure(judgement: Option<&Judgement>) -> Option<(&'static str, String)> {
         match judgement.map(|judgement| &judgement.verdict) {
-            Some(verdict @ Verdict::Fail(_)) => Some(verdict.to_string()),
+            Some(verdict @ Verdict::Fail(rule)) => Some((
+                match rule {
+                    Rule::Tripwire { .. } => rolling_back::TRIPWIRE,
+                    Rule::Restarts { .. } => "CanaryRestarts",
+                    Rule::Relative { .. } | Rule::Absolute { .. } => "Verdict",
+                },
+                verdict.to_string(),
+            )),
             _ => None,
         }
     }

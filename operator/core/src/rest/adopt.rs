@@ -8,7 +8,7 @@ use stepgate_crds::{
 
 use super::{find, start::revision_name};
 use crate::{
-    canary,
+    canary, hold,
     input::{Input, ReplicaSetView, WorkloadView},
     plan::{Effect, Kind, Need, Plan, Wake},
     report::{self, Said},
@@ -49,12 +49,22 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
     let Some(replica_sets) = input.replica_sets else {
         return Plan::need(Need {
             survey: true,
-            replica_sets: true,
+            ..Need::REPLICA_SETS
         });
     };
+    // Let roll natively: held by the policy, or by a fix of the fix.
+    if input.rollout.status.native.is_some()
+        && let Some(release) = hold::release(workload)
+    {
+        return Plan::act(release);
+    }
     let settled = workload.observed_generation >= workload.generation && (workload.paused || workload.is_rolled_out());
     let serving = settled.then(|| serving(workload, replica_sets)).flatten();
     let Some(serving) = serving else {
+        // Held in the middle of a roll, or with nothing to protect: it has to come through.
+        if let Some(release) = hold::release(workload) {
+            return Plan::act(release);
+        }
         let why = format!(
             "Deployment {} is in the middle of a roll ({} of {} pods updated, {} available): its version is recorded when the roll is over",
             workload.name, workload.updated, workload.replicas, workload.available
@@ -100,6 +110,7 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
                 }),
                 found: Some(found),
                 failed: None,
+                native: None,
                 revisions: number,
                 ..input.rollout.status.clone()
             };

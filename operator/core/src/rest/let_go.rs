@@ -1,18 +1,25 @@
-//! Lets go of everything when the Rollout is deleted and no run is under way.
+//! Lets go of everything when the Rollout is deleted or suspended and no run is under way.
 
 use serde_json::json;
-use stepgate_crds::{RolloutStatus, names, status::Note};
+use stepgate_crds::{
+    RolloutStatus, names,
+    status::{Mends, Note, Phase},
+};
 
 use crate::{
     input::{Input, Seen, WorkloadView},
     plan::{Effect, Plan, Wake},
-    report,
+    report::{self, Said},
 };
 
 /// The Deployment is plain Kubernetes again, and the finalizer goes last.
 pub(super) fn let_go(input: &Input<'_>) -> Plan {
     if !input.rollout.finalizer {
-        return Plan::Wait(Wake::default());
+        return if input.rollout.deleting {
+            Plan::Wait(Wake::default())
+        } else {
+            suspended(input)
+        };
     }
     if let Seen::At(workload) = input.workload
         && workload.rollout.as_ref() == Some(&input.rollout.name)
@@ -59,6 +66,22 @@ pub(super) fn let_go(input: &Input<'_>) -> Plan {
         input.rollout,
         json!({"metadata": {"finalizers": finalizers}}),
     ))
+}
+
+/// Nothing is managed, and nothing of what was known is taken for true when it is again.
+fn suspended(input: &Input<'_>) -> Plan {
+    let status = RolloutStatus {
+        stable: None,
+        found: None,
+        failed: None,
+        native: None,
+        mends: Mends::default(),
+        verdict: None,
+        ..input.rollout.status.clone()
+    };
+    let message =
+        "suspended: nothing is managed, and the Deployment rolls by itself; set spec.suspend to false to go on";
+    super::steady(input, status, &Said::passing(Phase::Suspended, "Suspended", message))
 }
 
 /// The reason of the Event about a Deployment that stays paused when its Rollout goes.

@@ -3,15 +3,13 @@
 use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
-    names,
     rollout::Step,
-    status::{Phase, Run, RunSpec, RunState},
+    status::{Phase, Retreats, Run, RunSpec, RunState},
     units::Share,
 };
 
-use super::{blocked, find};
+use super::find;
 use crate::{
-    hold,
     input::{Input, WorkloadView},
     plan::Plan,
     preflight,
@@ -25,29 +23,6 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         Ok(found) => found,
         Err(plan) => return *plan,
     };
-    if input.stable_ready == 0 {
-        let why = format!(
-            "Service {} has no ready endpoint: a rollout starts when stable serves; {}",
-            found.stable_service,
-            hold::way_past(&workload.name, &input.rollout.namespace)
-        );
-        return blocked(input, "StableNotReady", why);
-    }
-    let others = input
-        .routes
-        .iter()
-        .filter_map(|(_, seen)| seen.get())
-        .find_map(|route| {
-            let mark = route.run.as_ref()?;
-            (!route::is_mark_of(mark, &input.rollout.uid)).then_some((&route.name, route::run_of_mark(mark)))
-        });
-    if let Some((route, mark)) = others {
-        let why = format!(
-            "HTTPRoute {route} is in run {mark} of another Rollout: this one starts when that one has ended; where there is no such Rollout, take the annotation {} off",
-            names::RUN
-        );
-        return blocked(input, "RouteBusy", why);
-    }
     let status = &input.rollout.status;
     let number = status.revisions.saturating_add(1);
     let id = run_id(input, number);
@@ -79,6 +54,10 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         weight: 0,
         accepted_weight: 0,
         in_force: None,
+        retreats: Retreats::default(),
+        drift: None,
+        newer: None,
+        bare_since: None,
         pause_hours: 0,
         state: RunState::Preparing { since: input.now },
         overridden: None,
@@ -150,6 +129,6 @@ fn run_id(input: &Input<'_>, number: i32) -> String {
 }
 
 /// The name of the PodTemplate that keeps the template of this number.
-pub(super) fn revision_name(input: &Input<'_>, number: i32) -> String {
+pub fn revision_name(input: &Input<'_>, number: i32) -> String {
     format!("{}-{}", input.rollout.name, run_id(input, number))
 }

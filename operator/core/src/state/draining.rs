@@ -7,12 +7,13 @@ use stepgate_crds::{
     units::{Span, Timestamp},
 };
 
-use super::{Pass, interval_seconds};
+use super::{Pass, interval_seconds, newer};
 use crate::{
     input::{Seen, SourceHealth},
-    plan::{Effect, Kind, Plan},
+    plan::{Effect, Kind, Need, Plan},
     report::{self, Said},
     rest,
+    template::digest,
     verdict::Observation,
 };
 
@@ -68,6 +69,11 @@ pub fn next(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
     if let Seen::At(service) = input.canary_service {
         effects.push(Effect::delete(Kind::Service, &service.name, &service.uid));
     }
+    if effects.is_empty()
+        && let Some(plan) = clear_failed(pass, then).or_else(|| newer::bring(pass))
+    {
+        return plan;
+    }
     if effects.is_empty() {
         let unknown = matches!(input.canary, Seen::Unknown(_)) || matches!(input.canary_service, Seen::Unknown(_));
         if unknown {
@@ -78,6 +84,33 @@ pub fn next(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
     } else {
         Plan::Act(effects)
     }
+}
+
+/// The version that failed in its promotion has left an empty ReplicaSet, which a scale from 0 of a held Deployment would start.
+fn clear_failed(pass: &Pass<'_>, then: Outcome) -> Option<Plan> {
+    let (input, workload) = (pass.input, pass.input.workload.get()?);
+    if then != Outcome::Failed || !is_stable(pass) {
+        return None;
+    }
+    let Some(sets) = input.replica_sets else {
+        return Some(Plan::need(Need::REPLICA_SETS));
+    };
+    let failed = input.templates.get(&pass.run.revision)?.digest;
+    let left = sets.iter().find(|set| {
+        set.owner.as_ref() == Some(&workload.uid)
+            && set.replicas == 0
+            && set.wanted == 0
+            && digest(&set.template) == failed
+    })?;
+    Some(Plan::act(Effect::delete(Kind::ReplicaSet, &left.name, &left.uid)))
+}
+
+/// Whether the Deployment has stable's template.
+fn is_stable(pass: &Pass<'_>) -> bool {
+    let (input, stable) = (pass.input, pass.input.rollout.status.stable.as_ref());
+    let own = stable.and_then(|stable| input.templates.get(&stable.template));
+    own.zip(input.workload.get())
+        .is_some_and(|(own, workload)| own.digest == workload.template)
 }
 
 /// Somebody sent traffic to the canary again: it goes back, and the drain begins anew when that is accepted.
@@ -183,18 +216,38 @@ fn end(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
                 reason: "Unknown".to_owned(),
                 detail: String::new(),
             });
+            let put_back = is_stable(pass);
             status.failed = Some(Failed {
                 run: run.id.clone(),
                 template: run.revision.clone(),
                 cause,
+                put_back,
             });
-            let text = failed_message(&input.rollout.name, &why);
+            if put_back {
+                let text = rest::put_back_message(&status, &why);
+                (
+                    Said::passing(Phase::Healthy, "Healthy", text.clone()),
+                    Some(report::note(input, true, "RolledBack", text)),
+                )
+            } else {
+                let text = failed_message(&input.rollout.name, &why);
+                (
+                    Said::stalled(Phase::Failed, "Failed", text.clone()),
+                    Some(report::note(input, true, "RolledBack", text)),
+                )
+            }
+        }
+        Outcome::Native => {
+            let text = format!("{why}: the Deployment rolls natively");
+            status.stable = None;
+            status.failed = None;
+            status.native = cause.cloned();
             (
-                Said::stalled(Phase::Failed, "Failed", text.clone()),
-                Some(report::note(input, true, "RolledBack", text)),
+                Said::stalled(Phase::Blocked, rest::NOTHING_TO_PROTECT, text.clone()),
+                None,
             )
         }
-        Outcome::Superseded | Outcome::Reverted | Outcome::Replaced | Outcome::Deleted => (
+        Outcome::Superseded | Outcome::Reverted | Outcome::Replaced | Outcome::Deleted | Outcome::Suspended => (
             Said::passing(
                 // Only the Deployment that asks for stable again is as it should be.
                 match then {

@@ -2,7 +2,7 @@
 
 use stepgate_crds::status::{PauseReason, Phase};
 
-use super::{Pass, stepping};
+use super::{Pass, drift, retreated, stepping};
 use crate::{plan::Plan, report::Said};
 
 /// What follows from a run that waits for a person.
@@ -11,19 +11,42 @@ pub fn next(pass: &Pass<'_>, why: PauseReason) -> Plan {
     if let Some(plan) = stepping::fail(pass, judgement.as_ref()) {
         return plan;
     }
-    if let Some(why) = pass.unmanageable() {
+    let contended = why == PauseReason::Contention;
+    if let Some(why) = pass.unmanageable().filter(|_| !contended) {
         return pass.wait(
             judgement.as_ref(),
             &Said::stalled(Phase::Paused, "RouteChanged", why),
             None,
         );
     }
-    if let Some(plan) = pass.toward_weight(judgement.as_ref()) {
+    let plan = match why {
+        PauseReason::Approval | PauseReason::Command => drift::correct(pass, judgement.as_ref()),
+        PauseReason::Retreats => retreated::back(pass, judgement.as_ref()),
+        // The route stays as it was found.
+        PauseReason::Contention => None,
+    };
+    if let Some(plan) = plan {
         return plan;
     }
     let name = &pass.input.rollout.name;
     let weight = pass.run.weight;
     let said = match why {
+        PauseReason::Contention => Said::stalled(
+            Phase::Paused,
+            "TrafficContention",
+            format!(
+                "somebody keeps taking the route's weights back to stable, and they stay as they are ({} % on the canary): see to it that it leaves them alone, then: kubectl stepgate resume {name}",
+                pass.sent()
+            ),
+        ),
+        PauseReason::Retreats => Said::stalled(
+            Phase::Paused,
+            "Retreats",
+            format!(
+                "all traffic is on stable after {} retreats: kubectl stepgate resume {name} tries again, abort ends it",
+                pass.run.retreats.all
+            ),
+        ),
         PauseReason::Approval => Said::urgent(
             Phase::Paused,
             "ApprovalRequired",

@@ -1,26 +1,30 @@
 //! Preparing: records the new template, makes the canary's Service and Deployment, gives the route its backendRef at weight 0, and
 //! waits until the pods of this run are ready for the first step.
 
-use stepgate_crds::status::{Outcome, Phase, RunState};
+use stepgate_crds::status::{Outcome, Phase, Run, RunState};
 
-use super::Pass;
+use super::{Pass, drift};
 use crate::{
     canary,
     input::Seen,
     plan::{Effect, Kind, Need, Plan, Wake},
     report::{self, Said},
+    rest,
     template::digest,
 };
 
 /// What follows from a run that is being prepared.
 pub fn next(pass: &Pass<'_>) -> Plan {
     let (input, run) = (pass.input, pass.run);
-    if let Some(why) = super::stepping::failing_restarts(pass) {
-        return pass.roll_back(None, Outcome::Failed, "CanaryRestarts", &why);
+    if let Some((reason, why)) = super::stepping::failing_restarts(pass) {
+        return pass.roll_back(None, Outcome::Failed, reason, &why);
+    }
+    if let Some(plan) = stable_is_bare(pass) {
+        return plan;
     }
     let needed = canary::size(run.base, first_weight(pass));
     let pending = pass.pending_parents();
-    let is_ready = is_made(pass) && input.canary_ready >= needed && pending.is_empty();
+    let is_ready = is_made(pass) && input.canary_ready >= needed && pending.is_empty() && input.stable_ready > 0;
     if is_ready && pass.is_at_weight() && pass.unmanageable().is_none() {
         let run = pass.intend(first_weight(pass), RunState::Stepping { since: input.now });
         let said = Said::passing(
@@ -33,6 +37,9 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     if pass.is_overdue() {
         let why = match (input.refused, pending) {
             (Some(refused), _) => format!("the canary cannot be made: {refused}"),
+            (None, _) if input.canary_ready >= needed && input.stable_ready == 0 => {
+                format!("Service {} has no ready endpoint", pass.found.stable_service)
+            }
             (None, pending) if pending.is_empty() => {
                 format!(
                     "the canary had {} of {needed} ready pods by the deadline",
@@ -55,10 +62,15 @@ pub fn next(pass: &Pass<'_>) -> Plan {
         let said = Said::stalled(Phase::Preparing, "RouteChanged", why);
         return pass.wait(None, &said, Some(pass.deadline()));
     }
-    if let Some(plan) = pass.toward_weight(None) {
+    if let Some(plan) = drift::correct(pass, None) {
         return plan;
     }
-    let message = if input.canary_ready < needed {
+    let message = if input.canary_ready >= needed && input.stable_ready == 0 {
+        format!(
+            "Service {} has no ready endpoint: a rollout starts when stable serves; if it does not, the new version rolls natively after {}",
+            pass.found.stable_service, input.limits.bare
+        )
+    } else if input.canary_ready < needed {
         format!("{} of {needed} canary pods are ready", input.canary_ready)
     } else {
         format!(
@@ -67,7 +79,36 @@ pub fn next(pass: &Pass<'_>) -> Plan {
         )
     };
     let said = Said::passing(Phase::Preparing, "Preparing", format!("run {}: {message}", run.id));
-    pass.wait(None, &said, Some(pass.deadline()))
+    let bare = run.bare_since.map(|since| since.after(input.limits.bare));
+    let at = bare.map_or(pass.deadline(), |bare| bare.min(pass.deadline()));
+    pass.wait(None, &said, Some(at))
+}
+
+/// Stable without a ready endpoint has nothing to protect: after a while a new version whose pods are ready rolls natively. A fix must
+/// always get through.
+fn stable_is_bare(pass: &Pass<'_>) -> Option<Plan> {
+    let (input, run) = (pass.input, pass.run);
+    let bare = input.stable_ready == 0;
+    let since = match (bare, run.bare_since) {
+        (true, Some(since)) => since,
+        (false, None) => return None,
+        _ => {
+            let bare_since = bare.then_some(input.now);
+            let run = Run {
+                bare_since,
+                ..run.clone()
+            };
+            return Some(Plan::Commit(Box::new(pass.with(run))));
+        }
+    };
+    let over = input.now >= since.after(input.limits.bare);
+    (over && input.canary_ready > 0).then(|| {
+        let why = format!(
+            "Service {} has had no ready endpoint since {since}, and the new version's pods are ready",
+            pass.found.stable_service
+        );
+        pass.roll_back(None, Outcome::Native, rest::NOTHING_TO_PROTECT, &why)
+    })
 }
 
 fn first_weight(pass: &Pass<'_>) -> i32 {
@@ -79,7 +120,7 @@ fn first_weight(pass: &Pass<'_>) -> i32 {
 pub fn record(pass: &Pass<'_>) -> Option<Plan> {
     let (input, run) = (pass.input, pass.run);
     let is_new = matches!(run.state, RunState::Preparing { .. }) && !input.templates.contains_key(&run.revision);
-    if !is_new || input.rollout.deleting || input.refused.is_some() {
+    if !is_new || input.rollout.is_leaving() || input.refused.is_some() {
         return None;
     }
     let workload = input.workload.get()?;

@@ -1,40 +1,39 @@
-//! Returning: the Deployment runs the new version, and its traffic comes back from the canary.
+//! Returning: the Deployment runs the new version, and its traffic comes back from the canary, as fast as ready pods cover it.
 
-use stepgate_crds::status::{Outcome, Phase, RunState};
+use stepgate_crds::status::{Cause, Outcome, Phase, RunState};
 
 use super::Pass;
-use crate::{plan::Plan, report::Said};
+use crate::{plan::Plan, report::Said, verdict::Judgement};
 
 /// What follows from a run whose traffic returns.
 pub fn next(pass: &Pass<'_>) -> Plan {
     let judgement = pass.judge();
-    if pass.has_to_stay(pass.run.accepted_weight) {
-        let said = Said::stalled(
-            Phase::Returning,
-            "StableNotReady",
-            "no pod of the Deployment is ready: the canary serves on",
-        );
-        return pass.wait(judgement.as_ref(), &said, pass.gives_up_at());
-    }
-    to_draining(pass, judgement.as_ref(), Phase::Returning, None, Outcome::Promoted)
+    to_draining(pass, judgement.as_ref(), None, Outcome::Promoted, false)
 }
 
-/// Brings the weight down, waits until it is accepted, and goes on to drain the canary. Shared by both ways back.
+/// Brings the weight down by capacity, waits until 0 is accepted, and goes on to drain the canary. Shared by both ways back.
 pub(super) fn to_draining(
     pass: &Pass<'_>,
-    judgement: Option<&crate::verdict::Judgement>,
-    phase: Phase,
-    cause: Option<&stepgate_crds::status::Cause>,
+    judgement: Option<&Judgement>,
+    cause: Option<&Cause>,
     then: Outcome,
+    at_once: bool,
 ) -> Plan {
-    if let Some(plan) = pass.toward_weight(judgement) {
+    let phase = pass.phase();
+    if let Some(plan) = pass
+        .descend(judgement, at_once)
+        .or_else(|| pass.toward_weight(judgement))
+    {
         return plan;
+    }
+    let why = cause.map_or_else(String::new, |cause| format!(" ({}: {})", cause.reason, cause.detail));
+    if pass.run.weight > 0 {
+        return pass.wait_for_pods(judgement, &why);
     }
     let pending = pass.pending_parents();
     if !pending.is_empty() {
         let message = format!(
-            "weight {} is not accepted yet by {}; no pod goes before it is",
-            pass.run.weight,
+            "weight 0 is not accepted yet by {}; no pod goes before it is",
             pending.join(", ")
         );
         return if pass.is_overdue() {
@@ -54,7 +53,6 @@ pub(super) fn to_draining(
         cause: cause.cloned(),
         then,
     };
-    let why = cause.map_or_else(String::new, |cause| format!(" ({}: {})", cause.reason, cause.detail));
     let message = format!(
         "weight 0 is in force: the canary's pods stay for another {}{why}",
         run.spec.drain

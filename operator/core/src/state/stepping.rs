@@ -2,14 +2,14 @@
 
 use stepgate_crds::{
     rollout::Approval,
-    status::{Outcome, PauseReason, Phase, RunState},
+    status::{Outcome, PauseReason, Phase, Retreat, RunState},
 };
 
-use super::Pass;
+use super::{Pass, drift, retreated};
 use crate::{
     plan::{Effect, Plan},
     report::{self, Said},
-    verdict::{self, Judgement, Verdict},
+    verdict::{self, Judgement, RetreatCause, Verdict},
 };
 
 /// What follows from a run that is at a step.
@@ -37,37 +37,47 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     }
     match pass.in_force() {
         None => rise(pass, judgement.as_ref(), needed),
-        Some(_) if !pass.is_at_weight() => drifted(pass),
         Some(force) => {
+            if let Some(plan) = drift::correct(pass, judgement.as_ref()) {
+                return plan;
+            }
             let certain = force.since.after(pass.run.spec.settle);
             at_weight(pass, judgement.as_ref(), needed, certain)
         }
     }
 }
 
-/// Fail, and the loss of all canary pods: judged first, in every state in which stable is whole.
+/// What is said of a canary that somebody took away.
+pub const CANARY_DELETED: &str = "somebody deleted the canary Deployment";
+
+/// Fail, what retreats, and the loss of all canary pods: judged first, in every state in which stable is whole.
 pub fn fail(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
-    // Sent, not accepted: a weight that no parent has confirmed yet may be in force all the same.
-    let bare = pass.canary().is_some() && pass.input.canary_ready == 0 && pass.is_exposed();
-    let lost = pass.input.canary.is_absent() || bare;
-    if let Some(why) = Pass::failure(judgement) {
-        return Some(pass.roll_back(judgement, Outcome::Failed, "Verdict", &why));
+    if let Some((reason, detail)) = Pass::failure(judgement) {
+        return Some(pass.roll_back(judgement, Outcome::Failed, reason, &detail));
     }
-    lost.then(|| {
-        let why = if pass.input.canary.is_absent() {
-            "somebody deleted the canary Deployment".to_owned()
-        } else {
-            format!(
-                "no canary pod is ready, with {} % of the traffic on it",
-                pass.run.weight
-            )
-        };
-        pass.roll_back(judgement, Outcome::Failed, "CanaryLost", &why)
-    })
+    if pass.input.canary.is_absent() {
+        return Some(pass.roll_back(judgement, Outcome::Failed, "CanaryLost", CANARY_DELETED));
+    }
+    // Sent, not accepted: a weight that no parent has confirmed yet may be in force all the same.
+    if pass.canary().is_some() && pass.input.canary_ready == 0 && pass.is_exposed() {
+        let detail = format!("no canary pod is ready, with {} % of the traffic on it", pass.sent());
+        return Some(retreated::retreat(pass, judgement, Retreat::PodsLost, &detail));
+    }
+    let verdict = judgement.map(|judgement| &judgement.verdict)?;
+    let Verdict::Retreat(cause) = verdict else {
+        return None;
+    };
+    let why = match cause {
+        RetreatCause::CanarySilent { .. } => Retreat::CanarySilent,
+        RetreatCause::SharedFault { .. } => Retreat::SharedFault,
+    };
+    // Where nothing is sent nothing can be taken away.
+    (pass.is_exposed() && pass.in_force().is_some())
+        .then(|| retreated::retreat(pass, judgement, why, &verdict.to_string()))
 }
 
 /// Why the canary's restarts fail it, before any weight is in force.
-pub fn failing_restarts(pass: &Pass<'_>) -> Option<String> {
+pub fn failing_restarts(pass: &Pass<'_>) -> Option<(&'static str, String)> {
     let settings = pass.settings();
     let nothing = verdict::begin(&settings, 0);
     let judgement = verdict::judge(
@@ -99,7 +109,7 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
             Some(pass.deadline()),
         );
     }
-    if let Some(plan) = pass.toward_weight(judgement) {
+    if let Some(plan) = drift::correct(pass, judgement) {
         return plan;
     }
     let pending = pass.pending_parents();
@@ -133,21 +143,6 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
         format!("{weight} % is in force: collecting evidence"),
     );
     report::commit(status, input, &said, None)
-}
-
-/// Somebody else changed the weights. The interval is lost, the weight is put right, and this step's evidence starts anew. How often
-/// in a row is the brake's business (design, section 5), which is not built yet.
-fn drifted(pass: &Pass<'_>) -> Plan {
-    let said = Said::urgent(
-        Phase::Stepping,
-        "WeightsChanged",
-        format!(
-            "somebody changed the weights of the route: {} % is put back and judged anew",
-            pass.run.weight
-        ),
-    );
-    let run = pass.intend(pass.run.weight, RunState::Stepping { since: pass.input.now });
-    pass.commit(run, &said, None)
 }
 
 /// The weight is in force: is the step over?
@@ -217,12 +212,7 @@ fn at_weight(
                 (!long).then(|| settled.after(deadline)),
             )
         }
-        // What would retreat holds, until there is a state for it.
-        Some(verdict @ Verdict::Retreat(cause)) => (
-            Said::stalled(Phase::Stepping, cause.name(), format!("{weight} %: {verdict}")),
-            None,
-        ),
-        Some(Verdict::Fail(_)) | None => (
+        Some(Verdict::Fail(_) | Verdict::Retreat(_)) | None => (
             Said::passing(Phase::Stepping, "Analysing", format!("{weight} %: collecting evidence")),
             None,
         ),

@@ -1,10 +1,10 @@
 //! The routes of a run: how far they are from the run's weight, what brings them there, and what stands in the way.
 //!
 //! On the way up every managed rule gets the canary; on the way back nothing is added to a rule, whatever a person made of it. No weight
-//! rises without the pods that carry it, and none falls while stable has no ready pod and the canary has.
+//! rises without the pods that carry it, and none falls by more than the Deployment's ready pods cover (`side::lowest`).
 
 use stepgate_crds::{
-    status::{Run, RunState},
+    status::{PauseReason, Run, RunState},
     units::Timestamp,
 };
 
@@ -13,15 +13,15 @@ use crate::{
     canary,
     input::{RouteView, Seen},
     plan::{Effect, Plan},
-    report::Said,
+    report::{self, Said},
     route::{self, Managed, Position},
-    side,
+    side::{self, WayBack},
     verdict::Judgement,
 };
 
 impl<'a> Pass<'a> {
     /// The managed rules of a route.
-    fn managed(&self, name: &str) -> Managed<'a> {
+    pub(super) fn managed(&self, name: &str) -> Managed<'a> {
         let routes = &self.run.spec.routes;
         let rules = routes
             .iter()
@@ -31,30 +31,37 @@ impl<'a> Pass<'a> {
     }
 
     /// The routes that are there.
-    fn routes(&self) -> impl Iterator<Item = &'a RouteView> + use<'a> {
+    pub(super) fn routes(&self) -> impl Iterator<Item = &'a RouteView> + use<'a> {
         self.input.routes.iter().filter_map(|(_, seen)| seen.get())
     }
 
     fn is_on_the_way_back(&self) -> bool {
         matches!(
             self.run.state,
-            RunState::Returning { .. } | RunState::RollingBack { .. } | RunState::Draining { .. }
+            RunState::Returning { .. }
+                | RunState::RollingBack { .. }
+                | RunState::Retreated { .. }
+                | RunState::Draining { .. }
+                | RunState::Paused {
+                    why: PauseReason::Retreats,
+                    ..
+                }
         )
     }
 
     /// The routes that are not at the run's weight under the mark of its present intent.
-    fn off_weight(&self) -> Vec<(&'a RouteView, Managed<'a>)> {
+    pub(super) fn off_weight(&self) -> Vec<(&'a RouteView, Managed<'a>)> {
         let mark = route::mark(self.run);
         let back = self.is_on_the_way_back();
         self.routes()
             .map(|view| (view, self.managed(&view.name)))
             .filter(|(view, managed)| {
                 if back {
-                    return !managed.is_back(view, &mark);
+                    return !managed.is_back(view, self.run.weight, &mark);
                 }
                 // Where no rule is left to manage nothing can be done to it: `unmanageable` says so.
                 let is_there = managed.position(view) == Position::Weight(self.run.weight)
-                    && view.run.as_deref() == Some(mark.as_str());
+                    && route::own_mark(view, &mark) == Some(mark.as_str());
                 managed.rules_of(view).next().is_some() && !is_there
             })
             .collect()
@@ -65,26 +72,85 @@ impl<'a> Pass<'a> {
         self.off_weight().is_empty()
     }
 
-    /// Whether any route sends anything to the canary, accepted or not.
-    pub fn is_exposed(&self) -> bool {
-        self.routes().any(|view| self.managed(&view.name).sent(view) > 0)
+    /// The highest weight that any rule of any route gives the canary now, accepted or not.
+    pub fn sent(&self) -> i32 {
+        let sent = self.routes().map(|view| self.managed(&view.name).sent(view)).max();
+        i32::try_from(sent.unwrap_or(0)).unwrap_or(i32::MAX)
     }
 
-    /// Whether traffic has to stay on the canary: stable has no ready pod, and the canary has. Not for ever, where the Rollout is to go.
-    pub fn has_to_stay(&self, weight: i32) -> bool {
-        let given_up = self.input.rollout.deleting && self.is_overdue();
-        side::bearable(self.input, weight) > 0 && !given_up
+    /// Whether any route sends anything to the canary, accepted or not.
+    pub fn is_exposed(&self) -> bool {
+        self.sent() > 0
+    }
+
+    /// The lowest weight that the canary may have now, on a way back that began then. Never above what it has.
+    pub fn lowest(&self, since: Timestamp, at_once: bool) -> i32 {
+        if self.has_given_up() {
+            return 0;
+        }
+        let way = WayBack {
+            weight: self.run.weight.min(self.sent()),
+            base: self.base(),
+            since,
+            at_once,
+        };
+        side::lowest(self.input, way)
+    }
+
+    /// On a way back: the next lower intent, where the Deployment's ready pods cover more than they did.
+    pub fn descend(&self, judgement: Option<&Judgement>, at_once: bool) -> Option<Plan> {
+        let lowest = self.lowest(self.since(), at_once);
+        if lowest >= self.run.weight {
+            return None;
+        }
+        let mut status = self.with(self.intend(lowest, self.run.state.clone()));
+        if let Some(judgement) = judgement {
+            self.record(&mut status, judgement);
+        }
+        let message = format!(
+            "{lowest} % stay on the canary: the Deployment has {} ready pods of the {} that all of the traffic takes",
+            self.input.stable_ready,
+            self.base()
+        );
+        let said = Said::passing(self.phase(), "TrafficReturns", message);
+        Some(report::commit(status, self.input, &said, None))
+    }
+
+    /// What is said where a way back waits for ready pods of the Deployment.
+    pub fn wait_for_pods(&self, judgement: Option<&Judgement>, why: &str) -> Plan {
+        let (weight, ready) = (self.run.weight, self.input.stable_ready);
+        if ready == 0 {
+            let message =
+                format!("the Deployment has no ready pod: the canary serves on at {weight} % until it has{why}");
+            let said = Said::stalled(self.phase(), "StableNotReady", message);
+            return self.wait(judgement, &said, self.gives_up_at());
+        }
+        let all = self.since().after(self.input.limits.by_capacity);
+        let message = format!(
+            "{weight} % stay on the canary: the Deployment has {ready} ready pods of the {} that all of the traffic takes; all of it goes back at {all}{why}",
+            self.base()
+        );
+        self.wait(
+            judgement,
+            &Said::urgent(self.phase(), "TrafficReturns", message),
+            Some(all),
+        )
+    }
+
+    /// Whether nothing waits for stable any more: only where the Rollout is to go, past its deadline.
+    fn has_given_up(&self) -> bool {
+        self.input.rollout.is_leaving() && self.is_overdue()
     }
 
     /// Whether the Rollout is to go and has waited for so long that it goes whatever a gateway says.
     pub fn is_abandoned(&self) -> bool {
         let second = self.deadline().after(self.deadline().since(self.since()));
-        self.input.rollout.deleting && self.input.now >= second
+        self.input.rollout.is_leaving() && self.input.now >= second
     }
 
     /// When the wait for stable is over: only where the Rollout is to go.
     pub fn gives_up_at(&self) -> Option<Timestamp> {
-        self.input.rollout.deleting.then(|| self.deadline())
+        self.input.rollout.is_leaving().then(|| self.deadline())
     }
 
     /// What brings every route to the run's weight; none where all are there.
@@ -112,24 +178,27 @@ impl<'a> Pass<'a> {
         let mark = route::mark(self.run);
         let weight = self.run.weight;
         let mut why = String::new();
+        // What falls falls first: two routes together never send more than is meant.
+        let mut off = off;
+        off.sort_by_key(|(view, managed)| managed.sent(view) < i64::from(weight));
         let effects: Vec<Effect> = off
             .into_iter()
             .filter_map(|(view, managed)| {
                 let sent = managed.sent(view);
-                if i64::from(weight) > sent && !self.carries(weight) {
+                if i64::from(weight) > sent && !self.is_on_the_way_back() && !self.carries(weight) {
                     why = format!(
                         "HTTPRoute {} gives the canary {sent} %: {weight} % wait for its pods, of which {} are ready",
                         view.name, self.input.canary_ready
                     );
                     None
-                } else if i64::from(weight) < sent && self.has_to_stay(1) {
+                } else if i64::from(weight) < sent && self.is_alone() {
                     why = format!(
                         "HTTPRoute {} gives the canary {sent} %: {weight} % wait for a ready pod of stable",
                         view.name
                     );
                     None
                 } else if self.is_on_the_way_back() {
-                    Some(managed.take_back(view, &mark))
+                    Some(managed.take_back(view, weight, &mark))
                 } else {
                     Some(managed.set_weight(view, weight, &mark))
                 }
@@ -146,6 +215,11 @@ impl<'a> Pass<'a> {
         })
     }
 
+    /// Whether the canary alone has ready pods: then nothing is taken from it, unless nothing waits for stable any more.
+    fn is_alone(&self) -> bool {
+        self.input.stable_ready == 0 && self.input.canary_ready > 0 && !self.has_given_up()
+    }
+
     /// Whether the canary's ready pods carry this percentage.
     fn carries(&self, weight: i32) -> bool {
         self.input.canary_ready >= canary::size(self.run.base, weight)
@@ -160,13 +234,6 @@ impl<'a> Pass<'a> {
                 Seen::Absent => return Some(format!("HTTPRoute {name} is gone; create it again, or abort the run")),
                 Seen::Unknown(why) => return Some(format!("HTTPRoute {name} could not be read: {why}")),
             };
-            let busy = view.run.as_ref().filter(|mark| !route::is_mark_of(mark, &self.input.rollout.uid));
-            if let Some(mark) = busy {
-                return Some(format!(
-                    "HTTPRoute {name} is in run {} of another Rollout; wait for its end, or abort one of the two",
-                    route::run_of_mark(mark)
-                ));
-            }
             let managed = self.managed(name);
             if let Some(index) = managed.astray(view) {
                 return Some(format!(
@@ -200,8 +267,8 @@ impl<'a> Pass<'a> {
     pub fn restore_effects(&self) -> Vec<Effect> {
         self.routes()
             .filter_map(|view| {
-                let ours = |mark: &str| route::is_mark_of(mark, &self.input.rollout.uid);
-                self.managed(&view.name).restore(view, &self.run.original, ours)
+                let mark = route::mark(self.run);
+                self.managed(&view.name).restore(view, &self.run.original, &mark)
             })
             .collect()
     }

@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use stepgate_core::{
-    apart::{self, Apart},
+    apart::{self, Apart, selector},
     input::{SelectorView, ServiceView, Survey},
 };
+
+mod users;
+
+const APP: [(&str, &str); 1] = [("app", "checkout")];
+const TRACK: [(&str, &str); 2] = [("app", "checkout"), ("track", "stable")];
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
@@ -24,32 +29,69 @@ fn service(name: &str, selector: &[(&str, &str)]) -> ServiceView {
     }
 }
 
-fn survey(own: &[(&str, &str)], pods: &[(&str, &str)], spec: &Value) -> Survey {
+fn survey(own: &[(&str, &str)], pods: &[(&str, &str)]) -> Survey {
     Survey {
         workload: json!({"spec": {
             "selector": {"matchLabels": labels(own)},
-            "template": {"metadata": {"labels": labels(pods)}, "spec": spec},
+            "template": {"metadata": {"labels": labels(pods)}, "spec": {}},
         }}),
+        canary_workload: None,
         services: Vec::new(),
         network_policies: Vec::new(),
         disruption_budgets: Vec::new(),
+        service_policies: None,
+        volume_claims: Vec::new(),
+        rollouts: Vec::new(),
         sources: Vec::new(),
         providers: Vec::new(),
     }
 }
 
-/// The choice for an application whose Service selects by these.
-fn choice(selector: &[(&str, &str)], own: &[(&str, &str)]) -> Result<Apart, String> {
-    let chosen = apart::choose(&survey(own, selector, &json!({})), &service("checkout", selector), None);
-    if let Ok(apart) = &chosen {
-        let mut pods = labels(selector);
-        pods.extend(apart.labels.clone());
-        assert!(
-            !apart::selects(&labels(selector), &pods),
-            "the stable Service selects {pods:?}"
-        );
+fn policy(name: &str, spec: &Value) -> SelectorView {
+    SelectorView {
+        name: name.to_owned(),
+        selectors: selector::of_network_policy(spec),
+    }
+}
+
+fn budget(name: &str, spec: &Value) -> SelectorView {
+    SelectorView {
+        name: name.to_owned(),
+        selectors: selector::of_disruption_budget(spec),
+    }
+}
+
+/// The choice for an application whose pods have these labels, by which its Service selects, and whose Deployment selects by `own`.
+fn choice(pods: &[(&str, &str)], own: &[(&str, &str)], spoil: impl FnOnce(&mut Survey)) -> Result<Apart, String> {
+    let mut survey = survey(own, pods);
+    spoil(&mut survey);
+    let chosen = apart::choose(&survey, &service("checkout", pods), None);
+    match &chosen {
+        Ok(apart) => {
+            let mut canary = labels(pods);
+            canary.extend(apart.labels.clone());
+            assert!(
+                !apart::selects(&labels(pods), &canary),
+                "the stable Service selects {canary:?}"
+            );
+            assert!(
+                apart.how.contains("not looked at: policies of meshes and CNIs"),
+                "{}",
+                apart.how
+            );
+            assert!(apart.how.len() < 400, "{}", apart.how);
+        }
+        Err(why) => assert!(why.len() < 480, "{why}"),
     }
     chosen
+}
+
+fn unprepared(spoil: impl FnOnce(&mut Survey)) -> Result<Apart, String> {
+    choice(&APP, &APP, spoil)
+}
+
+fn prepared(spoil: impl FnOnce(&mut Survey)) -> Result<Apart, String> {
+    choice(&TRACK, &APP, spoil)
 }
 
 #[test]
@@ -103,97 +145,59 @@ fn the_label_that_tells_most_is_chosen() {
             ("app", "checkout-canary"),
             "unprepared",
         ),
+        // An empty value is one, and its canary's has to be one that a label may have.
+        (vec![("app", "")], vec![("app", "")], ("app", "canary"), "unprepared"),
     ] {
-        let apart = choice(&selector, &own).unwrap();
+        let apart = choice(&selector, &own, |_| {}).unwrap();
         assert_eq!(apart.labels, labels(&[chosen]), "{selector:?}");
         assert!(apart.how.starts_with(how), "{}", apart.how);
     }
 }
 
 #[test]
+fn a_label_in_an_expression_of_the_deployments_selector_is_not_beside_it() {
+    let apart = choice(&APP, &[], |survey| {
+        survey.workload["spec"]["selector"] =
+            json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["checkout"]}]});
+    })
+    .unwrap();
+    assert_eq!(apart.labels, labels(&[("app", "checkout-canary")]));
+    assert!(apart.how.starts_with("unprepared"), "{}", apart.how);
+}
+
+#[test]
 fn what_cannot_be_chosen_is_said_with_the_prepared_way() {
     let several = [("component", "web"), ("team", "shop")];
-    let why = choice(&several, &several).unwrap_err();
+    let why = choice(&several, &several, |_| {}).unwrap_err();
     assert!(
         why.contains("Service checkout selects by component, team") && why.contains("track: stable"),
         "{why}"
     );
     let long = "c".repeat(60);
-    let why = choice(&[("app", &long)], &[("app", &long)]).unwrap_err();
+    let why = choice(&[("app", &long)], &[("app", &long)], |_| {}).unwrap_err();
     assert!(
         why.contains("too long") && why.contains("spec.traffic.canaryLabels"),
         "{why}"
     );
 }
 
-#[test]
-fn another_user_of_the_label_forbids_the_unprepared_way_and_is_named() {
-    type Add = fn(&mut Survey, SelectorView);
-    let app = [("app", "checkout")];
-    let policy = SelectorView {
-        name: "deny".to_owned(),
-        keys: vec!["app".to_owned()],
-    };
-    let cases: [(&str, Add); 4] = [
-        ("NetworkPolicy deny", |survey, policy| {
-            survey.network_policies.push(policy);
-        }),
-        ("Service admin", |survey, _| {
-            survey.services.push(service("admin", &[("app", "checkout")]));
-        }),
-        ("affinity in the pod template", |survey, _| {
-            survey.workload["spec"]["template"]["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"labelSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["checkout"]}]}}]}});
-        }),
-        ("topologySpreadConstraints in the pod template", |survey, _| {
-            survey.workload["spec"]["template"]["spec"]["topologySpreadConstraints"] =
-                json!([{"labelSelector": {"matchLabels": {"app": "checkout"}}}]);
-        }),
-    ];
-    for (user, add) in cases {
-        let mut survey = survey(&app, &app, &json!({}));
-        add(&mut survey, policy.clone());
-        let why = apart::choose(&survey, &service("checkout", &app), None).unwrap_err();
-        assert!(
-            why.starts_with(&format!("{user} selects by the label app")) && why.contains("track: stable"),
-            "{why}"
-        );
-    }
-}
+type Spoil = fn(&mut Survey);
 
-#[test]
-fn users_of_other_labels_or_of_other_pods_forbid_nothing() {
-    let app = [("app", "checkout")];
-    let mut survey = survey(&app, &app, &json!({"affinity": {"nodeAffinity": {"key": "zone"}}}));
-    survey.network_policies.push(SelectorView {
-        name: "zone".to_owned(),
-        keys: vec!["zone".to_owned()],
-    });
-    survey.services.push(service("static", &[("app", "static")]));
-    survey.services.push(ServiceView {
-        canary_of: Some("uid".to_owned()),
-        ..service("checkout-canary", &app)
-    });
-    survey.disruption_budgets.push(SelectorView {
-        name: "budget".to_owned(),
-        keys: vec!["app".to_owned()],
-    });
-    let apart = apart::choose(&survey, &service("checkout", &app), None).unwrap();
-    assert!(
-        apart
-            .how
-            .contains("PodDisruptionBudget budget does not see canary pods"),
-        "{}",
-        apart.how
-    );
+fn template(survey: &mut Survey) -> &mut Value {
+    &mut survey.workload["spec"]["template"]["spec"]
 }
 
 #[test]
 fn the_users_own_labels_have_to_set_the_pods_apart() {
-    let app = [("app", "checkout")];
-    let survey = survey(&app, &app, &json!({}));
-    let stable = service("checkout", &app);
+    let survey = survey(&APP, &APP);
+    let stable = service("checkout", &APP);
     let apart = apart::choose(&survey, &stable, Some(&labels(&[("app", "preview"), ("x", "y")]))).unwrap();
     assert_eq!(apart.labels, labels(&[("app", "preview"), ("x", "y")]));
+    assert!(
+        apart.how.starts_with("by spec.traffic.canaryLabels (app=preview, x=y)"),
+        "{}",
+        apart.how
+    );
     for useless in [labels(&[("x", "y")]), labels(&[("app", "checkout")])] {
         let why = apart::choose(&survey, &stable, Some(&useless)).unwrap_err();
         assert!(
@@ -201,4 +205,30 @@ fn the_users_own_labels_have_to_set_the_pods_apart() {
             "{why}"
         );
     }
+}
+
+#[test]
+fn the_users_own_labels_have_to_be_labels() {
+    let survey = survey(&APP, &APP);
+    let stable = service("checkout", &APP);
+    for (key, value) in [
+        ("app", "-next"),
+        ("app", "next!"),
+        ("app", &*"n".repeat(64)),
+        ("stepgate.dev/run", "mine"),
+        ("pod-template-hash", "mine"),
+        ("team/", "mine"),
+    ] {
+        let mut wanted = labels(&[("app", "next")]);
+        wanted.insert(key.to_owned(), value.to_owned());
+        let why = apart::choose(&survey, &stable, Some(&wanted)).unwrap_err();
+        assert!(
+            why.starts_with(&format!(
+                "spec.traffic.canaryLabels: {key}={value} is no label that a pod can be given"
+            )),
+            "{why}"
+        );
+    }
+    let fine = labels(&[("app", ""), ("example.com/Next_1.0", "A-b_c.9")]);
+    apart::choose(&survey, &stable, Some(&fine)).unwrap();
 }

@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 use stepgate_core::{
-    input::{ProviderView, Seen, ServiceView, Survey},
+    input::{OwnedView, ProviderView, RouteView, RuleView, Seen, ServiceView, Survey},
     preflight,
 };
-use stepgate_crds::rollout::ProviderName;
+use stepgate_crds::{rollout::ProviderName, status::Found};
 
 use crate::fixtures::{observed::Observed, world::world};
+
+mod rules;
+mod shared;
 
 fn seen() -> Observed {
     world().at_rest().0
@@ -23,6 +26,14 @@ fn refuses(case: &str, spoil: impl FnOnce(&mut Observed), says: &[&str]) {
         assert!(why.contains(part), "{case}: `{why}` does not say `{part}`");
     }
     assert!(why.len() < 480, "{case}: {why}");
+}
+
+#[track_caller]
+fn fits(case: &str, spoil: impl FnOnce(&mut Observed)) -> Found {
+    let mut seen = seen();
+    spoil(&mut seen);
+    let survey = seen.survey.clone().unwrap();
+    preflight::find(&seen.input(), &survey).expect(case)
 }
 
 fn survey(seen: &mut Observed) -> &mut Survey {
@@ -42,11 +53,15 @@ fn service(name: &str, selector: (&str, &str)) -> ServiceView {
     }
 }
 
-fn rule(seen: &mut Observed) -> &mut stepgate_core::input::RuleView {
+fn route(seen: &mut Observed) -> &mut RouteView {
     let Seen::At(route) = &mut seen.routes[0].1 else {
         panic!("no route")
     };
-    &mut route.rules[0]
+    route
+}
+
+fn rule(seen: &mut Observed) -> &mut RuleView {
+    &mut route(seen).rules[0]
 }
 
 #[test]
@@ -188,134 +203,37 @@ fn the_canary_service() {
         &["rule 0", "already sends traffic to Service checkout-canary", "weight 0"],
     );
     // One that this Rollout made itself is its own.
-    let mut seen = seen();
-    let uid = seen.rollout.uid.clone();
-    survey(&mut seen).services.push(ServiceView {
-        canary_of: Some(uid),
-        ..service("checkout-canary", ("app", "x"))
+    fits("its own", |seen| {
+        let uid = seen.rollout.uid.clone();
+        survey(seen).services.push(ServiceView {
+            canary_of: Some(uid),
+            ..service("checkout-canary", ("app", "x"))
+        });
     });
-    assert!(preflight::find(&seen.input(), seen.survey.as_ref().unwrap()).is_ok());
 }
 
 #[test]
-fn what_two_versions_cannot_share() {
-    refuses(
-        "a volume",
-        |seen| {
-            template(seen)["volumes"] =
-                json!([{"name": "a", "emptyDir": {}}, {"name": "b", "persistentVolumeClaim": {"claimName": "data"}}]);
-        },
-        &["Deployment checkout mounts the PersistentVolumeClaim data"],
-    );
-    refuses(
-        "a port of the host",
-        |seen| template(seen)["containers"][0]["ports"][0]["hostPort"] = json!(8080),
-        &["Deployment checkout binds the host port 8080"],
-    );
-}
-
-#[test]
-fn rules() {
-    let named = |name: &'static str| {
-        move |seen: &mut Observed| seen.rollout.spec.traffic.routes[0].rules = Some(vec![name.to_owned()])
+fn the_canarys_deployment() {
+    let named = |canary_of: Option<&str>| OwnedView {
+        name: "checkout-canary".to_owned(),
+        uid: "uid-9".to_owned(),
+        canary_of: canary_of.map(str::to_owned),
+        run: None,
     };
-    refuses(
-        "no such rule",
-        named("main"),
-        &["HTTPRoute checkout has no rule named main", "spec.traffic.routes"],
-    );
-    refuses(
-        "a rule of another Service",
-        |seen| {
-            let Seen::At(route) = &mut seen.routes[0].1 else {
-                panic!()
-            };
-            route.rules[1].name = Some("static".to_owned());
-            named("static")(seen);
-        },
-        &[
-            "HTTPRoute checkout, rule static: no backendRef to Service checkout",
-            "add it",
-        ],
-    );
-    refuses(
-        "another backend",
-        |seen| {
-            rule(seen)
-                .backend_refs
-                .push(json!({"name": "legacy", "port": 80, "weight": 10}));
-        },
-        &[
-            "HTTPRoute checkout, rule 0: it also sends traffic to legacy",
-            "weight 0 or a rule of its own",
-        ],
-    );
-    refuses(
-        "a Service of the same name elsewhere",
-        |seen| {
-            rule(seen)
-                .backend_refs
-                .push(json!({"name": "checkout", "namespace": "old", "port": 80}));
-        },
-        &["also sends traffic to checkout"],
-    );
-    refuses(
-        "one Service twice",
-        |seen| {
-            rule(seen)
-                .backend_refs
-                .push(json!({"name": "checkout", "port": 81, "weight": 1}));
-        },
-        &["HTTPRoute checkout, rule 0", "one Service twice"],
-    );
-    refuses(
-        "no rule of the Service that was named",
-        |seen| {
-            seen.rollout.spec.traffic.stable_service = Some("twin".to_owned());
-            survey(seen).services.push(service("twin", ("app", "checkout")));
-        },
-        &["HTTPRoute checkout: no rule refers to Service twin", "as a backendRef"],
-    );
-}
-
-#[test]
-fn ports() {
-    refuses(
-        "none",
-        |seen| {
-            rule(seen).backend_refs[0].as_object_mut().unwrap().remove("port");
-        },
-        &["backendRef to Service checkout has no port", "add it"],
-    );
-    refuses(
-        "two",
-        |seen| {
-            let Seen::At(route) = &mut seen.routes[0].1 else {
-                panic!()
-            };
-            route.rules[1].backend_refs = vec![json!({"name": "checkout", "port": 8080})];
-        },
-        &["ports 80 and 8080", "spec.traffic.routes"],
-    );
-}
-
-#[test]
-fn parents() {
-    refuses(
-        "none accepts",
-        |seen| {
-            let Seen::At(route) = &mut seen.routes[0].1 else {
-                panic!()
-            };
-            route.parents[0].accepted = None;
-            route.parents[0].message = "Accepted is False: no such listener".to_owned();
-        },
-        &[
-            "HTTPRoute checkout: no parent accepts it",
-            "gateways/edge: Accepted is False: no such listener",
-            "spec.parentRefs",
-        ],
-    );
+    for (case, canary_of) in [("a person's", None), ("another Rollout's", Some("uid-of-another"))] {
+        refuses(
+            case,
+            |seen| survey(seen).canary_workload = Some(named(canary_of)),
+            &[
+                "Deployment checkout-canary is there already and not made by this Rollout",
+                "rename that Deployment, or delete it",
+            ],
+        );
+    }
+    fits("its own", |seen| {
+        let uid = seen.rollout.uid.clone();
+        survey(seen).canary_workload = Some(named(Some(&uid)));
+    });
 }
 
 #[test]
@@ -334,29 +252,4 @@ fn the_metrics_source_and_its_interval() {
         |seen| seen.rollout.spec.analysis = Some(serde_json::from_value(json!({"interval": "5s"})).unwrap()),
         &["spec.analysis.interval is 5s", "every 3s"],
     );
-}
-
-#[test]
-fn no_json_in_a_route_is_too_strange_to_look_at() {
-    for strange in [
-        json!(null),
-        json!("text"),
-        json!({}),
-        json!({"name": 5, "weight": "x", "port": -1}),
-        json!({"name": "checkout", "weight": i64::MAX, "port": i64::MAX}),
-        json!({"name": "checkout", "weight": -5, "port": 1.5}),
-        json!({"name": "checkout-canary", "weight": i64::MAX}),
-        json!([[[]]]),
-    ] {
-        let mut seen = world().at_step(2).0;
-        let Seen::At(route) = &mut seen.routes[0].1 else {
-            panic!()
-        };
-        for rule in &mut route.rules {
-            rule.backend_refs.push(strange.clone());
-            rule.backend_refs.insert(0, strange.clone());
-        }
-        let _ = seen.next();
-        let _ = preflight::find(&seen.input(), seen.survey.as_ref().unwrap());
-    }
 }

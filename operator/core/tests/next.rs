@@ -13,6 +13,7 @@ mod fixtures {
     pub(crate) mod controllers;
     pub(crate) mod observed;
     pub(crate) mod patch;
+    pub(crate) mod replicas;
     pub(crate) mod simulator;
     pub(crate) mod world;
 }

@@ -36,10 +36,6 @@ fn applied(route: &Value, effect: &Effect) -> Value {
     patch::json_patch(route, &operations(effect)).unwrap()
 }
 
-fn ours(mark: &str) -> bool {
-    mark.starts_with("0000000b-")
-}
-
 #[test]
 fn the_first_weight_adds_the_canary_beside_stable_with_all_its_fields() {
     let before = read(route());
@@ -125,11 +121,11 @@ fn a_restored_route_is_the_same_json_as_before() {
         for weight in [0, 10, 100] {
             now = applied(&now, &MANAGED.set_weight(&route_view(&now), weight, MARK));
         }
-        now = applied(&now, &MANAGED.take_back(&route_view(&now), MARK));
-        let effect = MANAGED.restore(&route_view(&now), &original, ours).unwrap();
+        now = applied(&now, &MANAGED.take_back(&route_view(&now), 0, MARK));
+        let effect = MANAGED.restore(&route_view(&now), &original, MARK).unwrap();
         assert_eq!(applied(&now, &effect), before);
         assert_eq!(
-            MANAGED.restore(&route_view(&before), &original, ours),
+            MANAGED.restore(&route_view(&before), &original, MARK),
             None,
             "restored is restored"
         );
@@ -141,7 +137,7 @@ fn the_restoring_patch_of_a_route() {
     let before = read(route());
     let original = MANAGED.original(&route_view(&before));
     let now = applied(&before, &MANAGED.set_weight(&route_view(&before), 0, MARK));
-    let effect = MANAGED.restore(&route_view(&now), &original, ours).unwrap();
+    let effect = MANAGED.restore(&route_view(&now), &original, MARK).unwrap();
     insta::assert_json_snapshot!("restore", operations(&effect));
 }
 
@@ -161,7 +157,7 @@ fn a_rule_put_in_front_is_restored_by_its_own_place() {
     let both = MANAGED.set_weight(&route_view(&now), 30, MARK);
     insta::assert_json_snapshot!("rule_in_front", operations(&both));
     now = applied(&now, &both);
-    now = applied(&now, &MANAGED.restore(&route_view(&now), &original, ours).unwrap());
+    now = applied(&now, &MANAGED.restore(&route_view(&now), &original, MARK).unwrap());
     let mut meant = before;
     meant["spec"]["rules"].as_array_mut().unwrap().insert(0, rule);
     assert_eq!(now, meant);
@@ -173,12 +169,12 @@ fn the_way_back_adds_nothing_and_takes_the_canary_off_a_rule_that_lost_stable() 
     let mut now = applied(&before, &MANAGED.set_weight(&route_view(&before), 30, MARK));
     now["spec"]["rules"][0]["backendRefs"][0]["name"] = json!("renamed");
     now["spec"]["rules"][1]["backendRefs"][0]["name"] = json!("checkout");
-    assert!(!MANAGED.is_back(&route_view(&now), MARK));
-    let effect = MANAGED.take_back(&route_view(&now), MARK);
+    assert!(!MANAGED.is_back(&route_view(&now), 0, MARK));
+    let effect = MANAGED.take_back(&route_view(&now), 0, MARK);
     insta::assert_json_snapshot!("take_back", operations(&effect));
     let now = applied(&now, &effect);
-    assert!(MANAGED.is_back(&route_view(&now), MARK));
-    let restored = applied(&now, &MANAGED.restore(&route_view(&now), &[], ours).unwrap());
+    assert!(MANAGED.is_back(&route_view(&now), 0, MARK));
+    let restored = applied(&now, &MANAGED.restore(&route_view(&now), &[], MARK).unwrap());
     assert_eq!(restored["spec"]["rules"][0]["backendRefs"].as_array().unwrap().len(), 1);
 }
 
@@ -202,7 +198,7 @@ fn the_mark_of_another_rollout_stays() {
     let mut before = read(route());
     before["metadata"]["annotations"]["stepgate.dev/run"] = json!("0000ffff-1.1");
     assert_eq!(
-        MANAGED.restore(&route_view(&before), &MANAGED.original(&route_view(&before)), ours),
+        MANAGED.restore(&route_view(&before), &MANAGED.original(&route_view(&before)), MARK),
         None
     );
 }

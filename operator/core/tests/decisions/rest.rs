@@ -24,7 +24,7 @@ fn a_held_new_template_starts_a_run_with_every_default_filled_in() {
 #[test]
 fn without_the_hold_policy_nothing_is_managed_and_that_is_said() {
     let mut moment = world().at_rest();
-    moment.0.limits.hold = false;
+    moment.0.no_hold = Some("install the chart with hold.enabled=true".to_owned());
     let status = moment.commits();
     assert_eq!(status.phase, Some(Phase::Blocked));
     assert!(status.message.unwrap().contains("hold.enabled=true"));

@@ -16,6 +16,7 @@ enum Happening {
     Wait(i64),
     Ship(&'static str),
     Command(Verb),
+    PromoteFully,
     OldCommand,
     Nonsense,
     Errors(&'static str, f64),
@@ -39,15 +40,43 @@ enum Happening {
     DeleteWorkload,
     DeleteRollout,
     EditSpec,
+    Suspend(bool),
+    ScaleToNothingAndBack,
+    DeleteReplicaSet(&'static str, bool),
+    RecreateWorkload(&'static str),
+    KillCanary,
+    KillStable,
+    CrashLoop(&'static str, bool),
+    GitopsRoute(Option<i64>),
+    GitopsWorkload(Option<(i64, &'static str)>),
+    Autoscaler(Option<f64>),
+    Quota(Option<usize>),
+    Capacity(Option<f64>),
+    Strategy(usize),
+    HistoryLimit(i64),
+    Unreadable(&'static str, bool),
+    LoseWrite,
+    LateLands,
 }
 
-const SOURCES: [Metrics; 5] = [
+const SOURCES: [Metrics; 6] = [
     Metrics::Up,
     Metrics::Down,
     Metrics::Empty,
     Metrics::Nonsense,
     Metrics::Failing,
+    Metrics::Deaf,
 ];
+
+/// How a Deployment may roll.
+fn strategies() -> [serde_json::Value; 4] {
+    [
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}),
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 4}}),
+        json!({"type": "RollingUpdate", "rollingUpdate": null}),
+        json!({"type": "Recreate", "rollingUpdate": null}),
+    ]
+}
 
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
@@ -56,7 +85,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         10 => (1_i64..120).prop_map(Wait),
         3 => (200_i64..400).prop_map(Wait),
         4 => versions().prop_map(Ship),
-        6 => prop::sample::select(vec![Verb::Promote, Verb::Abort, Verb::Retry, Verb::Pause, Verb::Resume]).prop_map(Command),
+        7 => prop::sample::select(vec![Verb::Promote, Verb::Abort, Verb::Retry, Verb::Pause, Verb::Resume, Verb::Undo]).prop_map(Command),
+        2 => Just(PromoteFully),
         1 => Just(OldCommand),
         1 => Just(Nonsense),
         2 => (versions(), prop::sample::select(vec![0.0, 0.05, 1.0])).prop_map(|(version, share)| Errors(version, share)),
@@ -80,6 +110,23 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(DeleteWorkload),
         1 => Just(DeleteRollout),
         1 => Just(EditSpec),
+        2 => any::<bool>().prop_map(Suspend),
+        2 => Just(ScaleToNothingAndBack),
+        2 => (versions(), any::<bool>()).prop_map(|(version, with_pods)| DeleteReplicaSet(version, with_pods)),
+        1 => versions().prop_map(RecreateWorkload),
+        2 => Just(KillCanary),
+        1 => Just(KillStable),
+        2 => (versions(), any::<bool>()).prop_map(|(version, crashing)| CrashLoop(version, crashing)),
+        1 => prop::sample::select(vec![None, Some(5), Some(60)]).prop_map(GitopsRoute),
+        1 => prop::sample::select(vec![None, Some((5, "v2")), Some((60, "v1")), Some((7, "v3"))]).prop_map(GitopsWorkload),
+        1 => prop::sample::select(vec![None, Some(25.0), Some(10.0)]).prop_map(Autoscaler),
+        1 => prop::sample::select(vec![None, Some(8), Some(9), Some(13)]).prop_map(Quota),
+        1 => prop::sample::select(vec![None, Some(40.0)]).prop_map(Capacity),
+        1 => (0_usize..4).prop_map(Strategy),
+        1 => prop::sample::select(vec![0_i64, 1, 10]).prop_map(HistoryLimit),
+        1 => (prop::sample::select(vec!["Deployment", "HTTPRoute"]), any::<bool>()).prop_map(|(kind, blind)| Unreadable(kind, blind)),
+        2 => Just(LoseWrite),
+        2 => Just(LateLands),
     ]
 }
 
@@ -89,6 +136,7 @@ fn happen(simulator: &mut Simulator, what: &Happening) {
         Happening::Wait(seconds) => simulator.run_for(*seconds),
         Happening::Ship(version) => simulator.ship(version),
         Happening::Command(verb) => simulator.command(*verb),
+        Happening::PromoteFully => simulator.promote_fully(),
         Happening::OldCommand => cluster.command(r#"{"verb":"abort","run":"0-0","nonce":"old"}"#),
         Happening::Nonsense => cluster.command("{"),
         Happening::Errors(version, share) => {
@@ -165,12 +213,52 @@ fn happen(simulator: &mut Simulator, what: &Happening) {
                 });
             }
         }
+        Happening::Suspend(suspend) => cluster.suspend(*suspend),
+        Happening::ScaleToNothingAndBack => {
+            cluster.change_deployment(&json!({"spec": {"replicas": 0}}));
+            simulator.run_for(5);
+            simulator.cluster.change_deployment(&json!({"spec": {"replicas": 4}}));
+        }
+        Happening::DeleteReplicaSet(version, with_pods) => cluster.delete_replica_set(version, *with_pods),
+        Happening::RecreateWorkload(version) => cluster.recreate_deployment(version),
+        Happening::KillCanary => cluster.kill_pods("checkout-canary"),
+        Happening::KillStable => cluster.kill_pods("checkout"),
+        Happening::CrashLoop(version, crashing) => {
+            cluster.weather.crashing.retain(|one| one != version);
+            if *crashing {
+                cluster.weather.crashing.push((*version).to_owned());
+            }
+        }
+        Happening::GitopsRoute(every) => cluster.weather.gitops_route = *every,
+        Happening::GitopsWorkload(every) => {
+            cluster.weather.gitops_deployment = every.map(|(every, version)| (every, version.to_owned()));
+        }
+        Happening::Autoscaler(each) => cluster.weather.autoscaler = *each,
+        Happening::Quota(quota) => cluster.weather.quota = *quota,
+        Happening::Capacity(each) => cluster.weather.capacity = *each,
+        Happening::Strategy(which) => {
+            cluster.change_deployment(&json!({"spec": {"strategy": strategies()[*which].clone()}}));
+        }
+        Happening::HistoryLimit(limit) => {
+            cluster.change_deployment(&json!({"spec": {"revisionHistoryLimit": limit}}));
+        }
+        Happening::Unreadable(kind, blind) => {
+            cluster.weather.unreadable.retain(|one| one != kind);
+            if *blind {
+                cluster.weather.unreadable.push(*kind);
+            }
+        }
+        Happening::LoseWrite => simulator.lose_next = true,
+        Happening::LateLands => simulator.land_late(),
     }
     simulator.tick();
 }
 
 /// The world becomes kind again: does the Rollout come to rest?
 fn settle(simulator: &mut Simulator, dropped: bool) {
+    simulator.lose_next = false;
+    simulator.land_late();
+    simulator.cluster.suspend(false);
     let weather = &mut simulator.cluster.weather;
     *weather = Weather {
         policy: weather.policy,

@@ -215,7 +215,7 @@ fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
         RunState::Paused {
             why: PauseReason::Approval | PauseReason::Command,
             ..
-        } => {
+        } if pass.in_force().is_some() => {
             let tell = !matches!(
                 run.state,
                 RunState::Paused {
@@ -233,10 +233,10 @@ fn promote(pass: &Pass<'_>, command: &Command) -> Decided {
             let step = usize::try_from(run.step).unwrap_or(0);
             let state = RunState::Stepping { since: pass.input.now };
             let weight = run.spec.steps.get(step).map_or(0, |step| step.weight);
-            let base = if matches!(run.state, RunState::Stepping { .. }) {
-                run.clone()
-            } else {
-                pass.intend(weight, state)
+            let base = match run.state {
+                RunState::Stepping { .. } => run.clone(),
+                _ if weight == run.weight => Run { state, ..resumed(pass) },
+                _ => pass.intend(weight, state),
             };
             let run = Run {
                 overridden: Some(overridden(run.step, command)),

@@ -196,7 +196,10 @@ impl<'a> Pass<'a> {
                         "HTTPRoute {} gives the canary {sent} %: {weight} % wait for a ready pod of stable",
                         view.name
                     );
-                    None
+                    // Nothing falls, but what an older intent still has under way is shut out.
+                    let fenced = !self.is_on_the_way_back() || route::own_mark(view, &mark) == Some(mark.as_str());
+                    let sent = i32::try_from(sent).unwrap_or(100);
+                    (!fenced).then(|| managed.take_back(view, sent, &mark))
                 } else if self.is_on_the_way_back() {
                     Some(managed.take_back(view, weight, &mark))
                 } else {

@@ -74,9 +74,10 @@ pub struct Run {
     /// How often a status is refreshed in which only numbers changed.
     #[arg(long, default_value = "1m", value_name = "SPAN")]
     pub status_refresh: Span,
-    /// The hold policy is not installed: manage nothing, and say so in every Rollout.
-    #[arg(long)]
-    pub without_hold: bool,
+    /// The name of the MutatingAdmissionPolicy that holds managed Deployments, and of its binding. While it is not there, or does not
+    /// let the operator's own user through, nothing is managed.
+    #[arg(long, default_value = "stepgate-hold", value_name = "NAME")]
+    pub hold_policy: String,
     /// Watch this namespace alone. Default: all.
     #[arg(long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod execute;
+pub mod hold;
 pub mod kinds;
 pub mod lease;
 pub mod mirror;

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     execute::Requests,
+    hold::HoldCheck,
     lease::{Leadership, Term},
     mirror::Mirror,
     observe::Observer,
@@ -51,8 +52,8 @@ pub struct Operator {
     pub namespace: Option<String>,
     /// The constants.
     pub limits: Limits,
-    /// Why no Deployment would be held, where that is so.
-    pub no_hold: Option<String>,
+    /// The admission policy that holds managed Deployments.
+    pub hold_policy: String,
     /// The metrics sources.
     pub sources: Vec<MetricsSource>,
     /// How they are read.
@@ -74,6 +75,7 @@ impl Operator {
         leadership: watch::Receiver<Leadership>,
         stop: CancellationToken,
     ) {
+        let hold = HoldCheck::begin(self.client.clone(), &self.hold_policy).await;
         let world = Arc::new(World::default());
         let requests = Requests::new(
             self.client.clone(),
@@ -94,7 +96,7 @@ impl Operator {
         let reconciler = Arc::new(Reconciler {
             observer,
             limits: self.limits,
-            no_hold: self.no_hold,
+            no_hold: hold.answers(),
             metrics: self.metrics.clone(),
             term: i64::from(term.number),
             absent: Span::from(term.absent),
@@ -108,6 +110,7 @@ impl Operator {
         };
         let controller = watches
             .controller(notified)
+            .reconcile_all_on(changes(hold.answers()))
             .graceful_shutdown_on(stop.clone().cancelled_owned());
         let ready = self.ready;
         let passes = controller
@@ -139,9 +142,18 @@ impl Operator {
         tokio::select! {
             () = passes => {}
             () = census => {}
+            () = hold.run() => {}
         }
         info!("every pass has ended");
     }
+}
+
+/// An item for each change.
+fn changes(answers: watch::Receiver<Option<String>>) -> impl Stream<Item = ()> + Send + 'static {
+    futures::stream::unfold(answers, |mut answers| async {
+        let changed = answers.changed().await;
+        changed.ok().map(|()| ((), answers))
+    })
 }
 
 /// Counts the phases for our own metrics, clears away what ended Rollouts left, and says which watch has not brought its first list.

@@ -20,6 +20,7 @@ use stepgate_crds::{
     status::{Note, Phase},
     units::{Span, Timestamp},
 };
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -57,8 +58,8 @@ pub struct Reconciler {
     pub limits: Limits,
     /// Our own metrics.
     pub metrics: Metrics,
-    /// Why no Deployment would be held, where that is so.
-    pub no_hold: Option<String>,
+    /// Why no Deployment would be held; none where the hold is in place.
+    pub no_hold: watch::Receiver<Option<String>>,
     /// The leader's term.
     pub term: i64,
     /// How long nobody led before it.
@@ -156,6 +157,7 @@ impl Reconciler {
         let seen = self.observer.observe(rollout).await;
         let key = (seen.rollout.namespace.clone(), seen.rollout.name.clone());
         let refused = self.failures().get(&key).and_then(|failures| failures.refused.clone());
+        let no_hold = self.no_hold.borrow().clone();
         loop {
             let input = Input {
                 now: now(),
@@ -177,7 +179,7 @@ impl Reconciler {
                 restarts: seen.restarts,
                 samples: &seen.samples,
                 source: &seen.source,
-                no_hold: self.no_hold.as_deref(),
+                no_hold: no_hold.as_deref(),
                 refused: refused.as_deref(),
             };
             let plan = stepgate_core::next(&input);
@@ -191,7 +193,8 @@ impl Reconciler {
                 return Ok(plan);
             }
             if survey {
-                let Some(found) = self.observer.survey(rollout).await? else {
+                // On the heap: it is large and rare.
+                let Some(found) = Box::pin(self.observer.survey(rollout)).await? else {
                     // Gone between two looks: the next observation sees it.
                     return Ok(Plan::Wait(Wake {
                         at: Some(now().after(self.limits.mend)),

@@ -18,9 +18,6 @@ use crate::{
     telemetry::{self, Metrics},
 };
 
-/// What is said of every Rollout where the administrator says that there is no hold.
-const NO_HOLD: &str = "the hold policy is not installed: install the chart with hold.enabled=true, on a cluster that serves MutatingAdmissionPolicy";
-
 /// The longest that passes under way may take at the end.
 const GRACE: Duration = Duration::from_secs(8);
 
@@ -84,7 +81,7 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
                 ..SamplerOptions::default()
             },
             limits,
-            no_hold: arguments.without_hold.then(|| NO_HOLD.to_owned()),
+            hold_policy: arguments.hold_policy,
             metrics,
             ready,
             instance,

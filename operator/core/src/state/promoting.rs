@@ -125,10 +125,16 @@ pub(super) fn is_whole(pass: &Pass<'_>, workload: &WorkloadView) -> bool {
 /// The Deployment rolls, and no deadline ends that.
 fn rolling(pass: &Pass<'_>, workload: &WorkloadView, judgement: Option<&Judgement>) -> Plan {
     let (ready, all) = (workload.available.min(pass.input.stable_ready), workload.replicas);
-    let message = format!(
+    let mut message = format!(
         "the Deployment rolls: {} of {all} pods are of the new version, {ready} available",
         workload.updated
     );
+    if workload.paused {
+        message = format!(
+            "{message}; it was paused by somebody else and is left alone: kubectl rollout resume deployment {}",
+            workload.name
+        );
+    }
     if pass.is_overdue() {
         let message = format!(
             "{message}; the canary serves on; if its pods do not come (quota, nodes, readiness?), kubectl stepgate abort {} restores the stable version",

@@ -2,7 +2,7 @@
 //!
 //! Pure. It refuses only what cannot mean anything; whatever depends on more than status, the operator decides.
 
-use stepgate_crds::status::{PauseReason, Run, RunState};
+use stepgate_crds::status::{PauseReason, Phase, Run, RunState};
 use stepgate_crds::{Rollout, RolloutStatus, Verb};
 
 /// The run, and for `promote` the step from 1, that a command is for.
@@ -20,6 +20,11 @@ pub(crate) fn address(verb: Verb, rollout: &Rollout) -> Result<Address, String> 
     match (&status.run, verb) {
         (Some(run), verb) => of_run(verb, run),
         (None, Verb::Retry | Verb::Undo) => match &status.failed {
+            Some(failed) if failed.put_back && status.phase == Some(Phase::Healthy) => Err(format!(
+                "stable's template is back in place of the version that failed in run {}; there is nothing to {}",
+                failed.run,
+                verb.as_str()
+            )),
             Some(failed) => Ok(Address {
                 run: failed.run.clone(),
                 step: None,
@@ -31,11 +36,11 @@ pub(crate) fn address(verb: Verb, rollout: &Rollout) -> Result<Address, String> 
             )),
         },
         (None, verb) => Err(match &status.failed {
-            Some(failed) => format!(
+            Some(failed) if status.phase != Some(Phase::Healthy) => format!(
                 "no run is under way: the last one, {}, failed ({}); `retry` tries that version again, `undo` puts stable's back, any other version starts a run",
                 failed.run, failed.cause.reason
             ),
-            None => format!(
+            _ => format!(
                 "no run is under way{}; there is nothing to {}",
                 last(status),
                 verb.as_str()
@@ -178,6 +183,20 @@ mod tests {
         }
         let told = refusal(Verb::Abort, &fixtures::failed());
         assert!(told.contains("`retry`") && told.contains("`undo`"), "{told}");
+    }
+
+    #[test]
+    fn what_was_put_back_is_neither_retried_nor_undone() {
+        let mut rollout = fixtures::failed();
+        let status = rollout.status.as_mut().unwrap();
+        status.failed.as_mut().unwrap().put_back = true;
+        // It came again, and is held as failed.
+        assert!(address(Verb::Retry, &rollout).is_ok());
+        rollout.status.as_mut().unwrap().phase = Some(Phase::Healthy);
+        for verb in [Verb::Retry, Verb::Undo] {
+            assert!(refusal(verb, &rollout).contains("in place of the version that failed in run r7"));
+        }
+        assert!(refusal(Verb::Pause, &rollout).contains("nothing to pause"));
     }
 
     #[test]

@@ -56,9 +56,6 @@ pub(crate) async fn send(connection: &Connection, request: Request, name: &str, 
                 "Rollout {full_name} went on while the command was written: look again with `kubectl stepgate status {name}`"
             )));
         }
-        if let Some(why) = overtaking(verb, &rollout) {
-            return Ok(Answer::Refused(format!("Rollout {full_name}: {why}")));
-        }
         let command = Command {
             verb,
             run: address.run,
@@ -66,6 +63,12 @@ pub(crate) async fn send(connection: &Connection, request: Request, name: &str, 
             full,
             nonce: nonce.clone(),
         };
+        match overtaking(&command, &rollout) {
+            Overtaking::Free => {}
+            // Somebody asks for the same already: what becomes of that is the answer to both.
+            Overtaking::Same(earlier) => break earlier,
+            Overtaking::Refused(why) => return Ok(Answer::Refused(format!("Rollout {full_name}: {why}"))),
+        }
         match write(rollouts, &rollout, &command).await {
             Ok(()) => break command,
             Err(kube::Error::Api(answer)) if answer.is_conflict() && tries < TRIES => {
@@ -84,13 +87,17 @@ pub(crate) async fn send(connection: &Connection, request: Request, name: &str, 
             "Rollout {full_name}: {what} was written; `kubectl stepgate status {name}` shows what becomes of it"
         )));
     }
-    match answer(rollouts, name, &nonce, wait)
+    match answer(rollouts, name, &command.nonce, wait)
         .await
         .with_context(|| format!("waiting for the answer to {what}"))?
     {
-        Some((true, message)) => Ok(Answer::Done(format!("Rollout {full_name}: {message}"))),
-        Some((false, message)) => Ok(Answer::Refused(format!("Rollout {full_name}: {message}"))),
-        None => Ok(Answer::Silence(format!(
+        Heard::Done(message) => Ok(Answer::Done(format!("Rollout {full_name}: {message}"))),
+        Heard::Refused(message) => Ok(Answer::Refused(format!("Rollout {full_name}: {message}"))),
+        Heard::Overtaken(other) => Ok(Answer::Refused(format!(
+            "Rollout {full_name}: another command ({other}) took the place of {what} before its answer was read: look with \
+             `kubectl stepgate status {name}`"
+        ))),
+        Heard::Nothing => Ok(Answer::Silence(format!(
             "Rollout {full_name}: {what} was written, but the operator did not take it up within {} s. It will once it runs \
              (kubectl get deployments -A -l app.kubernetes.io/name=stepgate); to take the command back: \
              kubectl -n {} annotate rollout {name} {}-",
@@ -101,15 +108,30 @@ pub(crate) async fn send(connection: &Connection, request: Request, name: &str, 
     }
 }
 
+/// Whether a command may be written where another may stand already.
+#[derive(Debug, PartialEq)]
+enum Overtaking {
+    /// It may.
+    Free,
+    /// The same command stands there: this one.
+    Same(Command),
+    /// It may not: why.
+    Refused(String),
+}
+
 /// A command that nobody took up yet is not written over, except by `abort`: that is the safe side.
-fn overtaking(verb: Verb, rollout: &Rollout) -> Option<String> {
-    let pending = rollout.annotations().get(names::COMMAND)?;
-    if verb == Verb::Abort {
-        return None;
+fn overtaking(command: &Command, rollout: &Rollout) -> Overtaking {
+    let Some(pending) = rollout.annotations().get(names::COMMAND) else {
+        return Overtaking::Free;
+    };
+    let earlier = serde_json::from_str::<Command>(pending).ok();
+    if command.verb == Verb::Abort {
+        let same = |earlier: &Command| earlier.verb == Verb::Abort && earlier.run == command.run;
+        return earlier.filter(same).map_or(Overtaking::Free, Overtaking::Same);
     }
-    let earlier = serde_json::from_str::<Command>(pending).map_or("unreadable", |command| command.verb.as_str());
-    Some(format!(
-        "an earlier command ({earlier}) was not taken up yet; wait for it, or take it back: kubectl -n {} annotate rollout {} {}-",
+    Overtaking::Refused(format!(
+        "an earlier command ({}) was not taken up yet; wait for it, or take it back: kubectl -n {} annotate rollout {} {}-",
+        earlier.map_or("unreadable", |earlier| earlier.verb.as_str()),
         rollout.namespace().unwrap_or_default(),
         rollout.name_any(),
         names::COMMAND
@@ -133,22 +155,44 @@ async fn write(rollouts: &Api<Rollout>, rollout: &Rollout, command: &Command) ->
         .map(drop)
 }
 
-/// Whether it was done, and the operator's words; none where there was no answer in time.
-async fn answer(rollouts: &Api<Rollout>, name: &str, nonce: &str, wait: Duration) -> Result<Option<(bool, String)>> {
+/// What was heard of a command that was written.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// It was done, in the operator's words.
+    Done(String),
+    /// It was refused, in the operator's words.
+    Refused(String),
+    /// Another command, of this verb, was written over it or answered after it.
+    Overtaken(&'static str),
+    /// Nothing yet.
+    Nothing,
+}
+
+async fn answer(rollouts: &Api<Rollout>, name: &str, nonce: &str, wait: Duration) -> Result<Heard> {
     let end = Instant::now() + wait;
     loop {
-        let rollout = rollouts.get(name).await.map_err(Error::new)?;
-        let outcome = rollout
-            .status
-            .and_then(|status| status.command)
-            .filter(|outcome| outcome.nonce == nonce);
-        if let Some(outcome) = outcome {
-            return Ok(Some((outcome.done, outcome.message)));
-        }
-        if Instant::now() >= end {
-            return Ok(None);
+        let heard = heard(&rollouts.get(name).await.map_err(Error::new)?, nonce);
+        if heard != Heard::Nothing || Instant::now() >= end {
+            return Ok(heard);
         }
         sleep(POLL).await;
+    }
+}
+
+/// The operator answers in `status` first and takes the annotation off then: a command that is in neither has been overtaken.
+fn heard(rollout: &Rollout, nonce: &str) -> Heard {
+    let outcome = rollout.status.as_ref().and_then(|status| status.command.as_ref());
+    match outcome {
+        Some(outcome) if outcome.nonce == nonce && outcome.done => return Heard::Done(outcome.message.clone()),
+        Some(outcome) if outcome.nonce == nonce => return Heard::Refused(outcome.message.clone()),
+        _ => {}
+    }
+    let pending = rollout.annotations().get(names::COMMAND);
+    match pending.map(|pending| serde_json::from_str::<Command>(pending)) {
+        Some(Ok(command)) if command.nonce == nonce => Heard::Nothing,
+        Some(Ok(command)) => Heard::Overtaken(command.verb.as_str()),
+        Some(Err(_)) => Heard::Overtaken("unreadable"),
+        None => Heard::Overtaken(outcome.and_then(|outcome| outcome.verb).map_or("none", Verb::as_str)),
     }
 }
 
@@ -159,6 +203,8 @@ fn nonce() -> String {
 
 #[cfg(test)]
 mod tests {
+    use stepgate_crds::status::CommandOutcome;
+
     use super::*;
     use crate::status::fixtures;
 
@@ -168,21 +214,56 @@ mod tests {
         assert_eq!(nonce().len(), 16);
     }
 
-    #[test]
-    fn a_command_in_waiting_is_overtaken_by_abort_alone() {
-        let mut rollout = fixtures::stepping(0);
-        assert_eq!(overtaking(Verb::Pause, &rollout), None);
-        let waiting = Command {
-            verb: Verb::Abort,
+    fn command(verb: Verb, nonce: &str) -> Command {
+        Command {
+            verb,
             run: "r7".into(),
             step: None,
             full: false,
-            nonce: "1".into(),
-        };
+            nonce: nonce.into(),
+        }
+    }
+
+    fn pending(command: &Command) -> Rollout {
+        let mut rollout = fixtures::stepping(0);
         rollout
             .annotations_mut()
-            .insert(names::COMMAND.to_owned(), serde_json::to_string(&waiting).unwrap());
-        assert!(overtaking(Verb::Resume, &rollout).unwrap().contains("(abort)"));
-        assert_eq!(overtaking(Verb::Abort, &rollout), None);
+            .insert(names::COMMAND.to_owned(), serde_json::to_string(command).unwrap());
+        rollout
+    }
+
+    #[test]
+    fn a_command_in_waiting_is_overtaken_by_abort_alone() {
+        let (pause, abort) = (command(Verb::Pause, "1"), command(Verb::Abort, "2"));
+        assert_eq!(overtaking(&pause, &fixtures::stepping(0)), Overtaking::Free);
+        assert_eq!(overtaking(&abort, &pending(&pause)), Overtaking::Free);
+        let Overtaking::Refused(why) = overtaking(&pause, &pending(&abort)) else {
+            panic!("a pause took the place of an abort")
+        };
+        assert!(why.contains("(abort)"), "{why}");
+    }
+
+    #[test]
+    fn two_who_abort_wait_for_one_answer() {
+        let (first, second) = (command(Verb::Abort, "1"), command(Verb::Abort, "2"));
+        assert_eq!(overtaking(&second, &pending(&first)), Overtaking::Same(first));
+    }
+
+    #[test]
+    fn what_becomes_of_a_command_is_read_from_status_and_annotation_together() {
+        let mut rollout = pending(&command(Verb::Promote, "1"));
+        assert_eq!(heard(&rollout, "1"), Heard::Nothing);
+        assert_eq!(heard(&rollout, "2"), Heard::Overtaken("promote"));
+        rollout.status.as_mut().unwrap().command = Some(CommandOutcome {
+            verb: Some(Verb::Promote),
+            nonce: "1".into(),
+            done: true,
+            message: "step 1 is promoted".into(),
+        });
+        assert_eq!(heard(&rollout, "1"), Heard::Done("step 1 is promoted".into()));
+        rollout.annotations_mut().clear();
+        assert_eq!(heard(&rollout, "2"), Heard::Overtaken("promote"));
+        rollout.status.as_mut().unwrap().command.as_mut().unwrap().done = false;
+        assert_eq!(heard(&rollout, "1"), Heard::Refused("step 1 is promoted".into()));
     }
 }

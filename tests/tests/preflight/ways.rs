@@ -95,10 +95,16 @@ async fn whole_run(namespace: &Namespace, labels: &BTreeMap<String, String>) -> 
     let report = asked(namespace).await?;
     ensure!(report.version("v2").total == 100, "{report}");
     let left = namespace.api::<Service>().get_opt(CANARY).await?;
-    ensure!(
-        left.is_none() && pods(namespace, names::RUN).await?.is_empty(),
-        "the canary is still there"
-    );
+    ensure!(left.is_none(), "the canary's Service is still there");
+    until("the canary's pods to end", BOUND, async || {
+        let left = pods(namespace, names::RUN).await?;
+        Ok(if left.is_empty() {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(format!("{} pods", left.len()))
+        })
+    })
+    .await?;
     Ok(())
 }
 

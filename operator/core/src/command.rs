@@ -39,8 +39,8 @@ pub fn next(input: &Input<'_>) -> Option<Plan> {
     };
     let answered = status.command.as_ref().is_some_and(|before| before.nonce == nonce);
     if answered {
-        // Where the API server refuses to have it cleared, nothing else may wait for that.
-        if input.refused.is_some() {
+        // Where the API server refuses to have it cleared, nothing else may wait for that; what else it refuses does not matter.
+        if input.refused.is_some_and(|why| why.starts_with(CLEARING)) {
             return None;
         }
         let patch = json!({"metadata": {"annotations": {names::COMMAND: null}}});
@@ -57,6 +57,8 @@ pub fn next(input: &Input<'_>) -> Option<Plan> {
     })
 }
 
+/// How the refusal of the only patches that a Rollout gets from us begins.
+const CLEARING: &str = "patch Rollout ";
 const UNREADABLE: &str = "the command could not be read";
 
 fn carry_out(input: &Input<'_>, command: &Command) -> Plan {

@@ -224,27 +224,27 @@ async fn pass(State(passage): State<Passage>, request: Request) -> Response {
         return failed("the request's body could not be read");
     };
     let text = String::from_utf8_lossy(&body).into_owned();
-    let held = {
+    let waiting = {
         let mut holds = passage.holds.lock().unwrap_or_else(PoisonError::into_inner);
         let place = holds
             .iter()
             .position(|hold| hold.matching.meets(&head.method, &path, &text));
         place.map(|place| holds.remove(place))
     };
-    let Some(held) = held else {
+    let Some(waiting) = waiting else {
         return match passage.send(head.method, &path, &head.headers, body).await {
             Ok(answer) => streamed(answer),
             Err(error) => failed(&format!("{error:#}")),
         };
     };
-    let _nobody_looks = held.caught.send(Caught {
+    let _nobody_looks = waiting.caught.send(Caught {
         at: Timestamp::now(),
         path: path.clone(),
         body: text,
     });
     // In a task of its own: whoever sent it gives up, and this handler ends with the connection.
     let late = tokio::spawn(async move {
-        let _let_go = held.release.await;
+        let _let_go = waiting.release.await;
         let answered = passage.late(head.method, &path, &head.headers, body).await;
         let response = match &answered {
             Ok(delivered) => {
@@ -254,7 +254,7 @@ async fn pass(State(passage): State<Passage>, request: Request) -> Response {
             }
             Err(error) => failed(&format!("{error:#}")),
         };
-        let _nobody_looks = held.delivered.send(answered);
+        let _nobody_looks = waiting.delivered.send(answered);
         response
     });
     late.await

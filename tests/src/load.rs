@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,7 @@ impl Drop for LoadHandle {
 async fn send(client: reqwest::Client, options: LoadOptions, report: Arc<Mutex<Report>>, stop: CancellationToken) {
     let url = format!("{}{}", options.url, options.path);
     let begin = Instant::now();
+    record(&report, |report| report.begun = Some(Timestamp::now()));
     let due = |number: u64| {
         #[expect(clippy::cast_precision_loss, reason = "request numbers stay far below 2^52")]
         let after = Duration::from_secs_f64(number as f64 / options.rate);

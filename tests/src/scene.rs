@@ -19,6 +19,11 @@ use crate::record::Record;
 use crate::shop::{self, NAME, Shop};
 use crate::until::{Seen, until};
 
+pub mod busy;
+pub mod happenings;
+pub mod situations;
+pub mod witness;
+
 /// Lines of the operator's log that a failed test prints.
 const LOG_LINES: usize = 60;
 
@@ -116,6 +121,7 @@ impl Scene {
             verb,
             run,
             step: step.filter(|_| verb == Verb::Promote),
+            full: false,
             nonce: format!("test-{}", NONCE.fetch_add(1, Ordering::Relaxed)),
         };
         let patch = json!({"metadata": {"annotations": {names::COMMAND: serde_json::to_string(&command)?}}});

@@ -33,6 +33,10 @@ pub struct Shop {
     pub rollout: String,
     /// The HTTPRoute's rules in YAML flow style; one plain rule where empty.
     pub rules: String,
+    /// Requests a second that a pod carries; 0 is without bound.
+    pub capacity: u32,
+    /// YAML lines under the Deployment's `spec`, such as a strategy, indented by two spaces.
+    pub deployment: String,
 }
 
 impl Default for Shop {
@@ -43,6 +47,8 @@ impl Default for Shop {
             error_share: "0%",
             rollout: String::new(),
             rules: String::new(),
+            capacity: 0,
+            deployment: String::new(),
         }
     }
 }
@@ -75,7 +81,7 @@ kind: Deployment
 metadata: {{name: {NAME}}}
 spec:
   replicas: {replicas}
-  selector: {{matchLabels: {{app: {NAME}}}}}
+{deployment}  selector: {{matchLabels: {{app: {NAME}}}}}
   template:
     metadata:
       labels: {{app: {NAME}{track}}}
@@ -92,6 +98,7 @@ spec:
             - {{name: VERSION, value: v1}}
             - {{name: ERROR_SHARE, value: "{errors}"}}
             - {{name: POD_IP, valueFrom: {{fieldRef: {{fieldPath: status.podIP}}}}}}
+            - {{name: CAPACITY, value: "{capacity}"}}
 ---
 apiVersion: v1
 kind: Service
@@ -100,6 +107,8 @@ spec: {{selector: {{app: {NAME}{track}}}, ports: [{{name: http, port: 80, target
 "#,
             replicas = self.replicas,
             errors = self.error_share,
+            capacity = self.capacity,
+            deployment = self.deployment,
         )
     }
 
@@ -142,6 +151,17 @@ pub async fn ship(namespace: &Namespace, version: &str, error_share: &str) -> Re
     namespace
         .kubectl(&["set", "env", &deployment, &version, &errors])
         .await?;
+    Ok(())
+}
+
+/// Changes the template by the application's environment variables, each `NAME=value`.
+pub async fn ship_with(namespace: &Namespace, variables: &[&str]) -> Result<()> {
+    let deployment = format!("deployment/{NAME}");
+    let arguments: Vec<&str> = ["set", "env", &deployment]
+        .into_iter()
+        .chain(variables.iter().copied())
+        .collect();
+    namespace.kubectl(&arguments).await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 /// How many failures are kept whole; all are counted.
@@ -135,6 +136,8 @@ impl Latencies {
 /// Everything a load saw.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
+    /// When the load began.
+    pub begun: Option<Timestamp>,
     /// Requests that have an outcome.
     pub requests: u64,
     /// Answers by version; those without `x-version` (the gateway's own) under an empty name.

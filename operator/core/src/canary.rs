@@ -109,7 +109,8 @@ pub fn service(rollout: &RolloutView, run: &Run, found: &Found, stable: &Value) 
     })
 }
 
-/// A recorded template. It belongs to the Rollout and goes with it.
+/// A recorded template. Without an ownerReference: foreground deletion would take it away while a promotion still needs it. The state machine
+/// removes it, like everything that is labelled as the Rollout's.
 pub fn pod_template(rollout: &RolloutView, name: &str, template: &Value) -> Value {
     json!({
         "apiVersion": "v1",
@@ -118,12 +119,6 @@ pub fn pod_template(rollout: &RolloutView, name: &str, template: &Value) -> Valu
             "name": name,
             "namespace": rollout.namespace,
             "labels": {names::TEMPLATE_OF: rollout.uid},
-            "ownerReferences": [{
-                "apiVersion": "stepgate.dev/v1alpha1",
-                "kind": "Rollout",
-                "name": rollout.name,
-                "uid": rollout.uid,
-            }],
         },
         "template": without_hash(template),
     })

@@ -164,7 +164,8 @@ fn leaving(input: &Input<'_>) -> Option<(Outcome, &'static str, &'static str)> {
 fn left_in_promotion(pass: &Pass<'_>, outcome: Outcome, reason: &str, why: &str) -> Option<Plan> {
     let overdue = pass.is_overdue();
     match pass.run.state {
-        RunState::Promoting { .. } if overdue && pass.workload_is_absent() => {
+        // Nothing will ever end this promotion: Rollout and Deployment go together, or the whole namespace does.
+        _ if (overdue || pass.input.rollout.deleting) && pass.workload_is_absent() => {
             let why = format!("{why}, and its Deployment is gone");
             Some(pass.roll_back(None, outcome, reason, &why))
         }

@@ -8,7 +8,7 @@ use stepgate_crds::{
 
 use crate::{
     input::{Input, Seen, WorkloadView},
-    plan::{Effect, Plan, Wake},
+    plan::{Effect, Kind, Plan, Wake},
     report::{self, Said},
 };
 
@@ -55,6 +55,14 @@ pub(super) fn let_go(input: &Input<'_>) -> Plan {
             at: Some(input.now.after(input.limits.mend)),
             ..Wake::default()
         });
+    }
+    if input.rollout.deleting && !input.templates.is_empty() {
+        let recorded = input.templates.iter();
+        return Plan::Act(
+            recorded
+                .map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid))
+                .collect(),
+        );
     }
     let finalizers: Vec<&String> = input
         .rollout

@@ -113,19 +113,16 @@ impl<'a> Managed<'a> {
             .unwrap_or(0)
     }
 
-    /// Whether no rule gives the canary more than this percentage, under this mark wherever a rule has the canary or an older mark stands.
+    /// Whether no rule gives the canary more than this percentage, under this mark: also where nothing of ours stands in the route, for an
+    /// older intent's write may still be under way.
     pub fn is_back(&self, route: &RouteView, percent: i32, mark: &str) -> bool {
         let mut with_canary = self.rules_of(route).filter_map(|(_, rule)| match self.weights(rule) {
             Some((stable, Some(canary))) => Some((stable, canary)),
             _ => None,
         });
-        let own = own_mark(route, mark);
-        let (mut any, mut all) = (own.is_some(), true);
-        for (stable, canary) in &mut with_canary {
-            any = true;
-            all &= stable.saturating_add(canary) == 100 && canary <= i64::from(percent);
-        }
-        self.astray(route).is_none() && all && (!any || own == Some(mark))
+        let is_at_most =
+            |(stable, canary): (i64, i64)| stable.saturating_add(canary) == 100 && canary <= i64::from(percent);
+        own_mark(route, mark) == Some(mark) && self.astray(route).is_none() && with_canary.all(is_at_most)
     }
 
     /// The managed rules as they are, to be restored at the end of a run.

@@ -40,8 +40,12 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     let pending = pass.pending_parents();
     if !pending.is_empty() {
         let message = format!("the canary's weight is not accepted yet by {}", pending.join(", "));
-        let said = Said::passing(Phase::Promoting, "RouteNotAccepted", message);
-        return pass.wait(judged, &said, pass.gives_up_at());
+        return if pass.is_overdue() {
+            pass.wait(judged, &Said::stalled(Phase::Promoting, "RouteNotAccepted", message), None)
+        } else {
+            let said = Said::passing(Phase::Promoting, "RouteNotAccepted", message);
+            pass.wait(judged, &said, Some(pass.deadline()))
+        };
     }
     if let Some(plan) = newer::keep(pass, workload, &run.revision, "the new version") {
         return plan;

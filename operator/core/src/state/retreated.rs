@@ -30,8 +30,15 @@ pub fn retreat(pass: &Pass<'_>, judgement: Option<&Judgement>, why: Retreat, det
         return pass.roll_back(judgement, Outcome::Failed, "CanaryLost", &detail);
     }
     let since = input.now;
-    // One try is enough for a version of which nothing is heard.
-    let person = retreats.all >= input.limits.patience || retreats.silent > 1;
+    // One try is enough for a version of which nothing is heard, and what a person paused goes on when a person says so.
+    let paused = matches!(
+        pass.run.state,
+        RunState::Paused {
+            why: PauseReason::Command,
+            ..
+        }
+    );
+    let person = paused || retreats.all >= input.limits.patience || retreats.silent > 1;
     let state = if person {
         RunState::Paused {
             since,
@@ -53,7 +60,7 @@ pub fn retreat(pass: &Pass<'_>, judgement: Option<&Judgement>, why: Retreat, det
     let name = &input.rollout.name;
     let text = if person {
         format!(
-            "all traffic is on stable ({detail}), for the {}th time in this run: kubectl stepgate resume {name} tries again, abort ends it",
+            "all traffic is on stable ({detail}), for the {}. time in this run: kubectl stepgate resume {name} tries again, abort ends it",
             run.retreats.all
         )
     } else {

@@ -21,6 +21,7 @@ mod fixtures {
 #[cfg(test)]
 mod decisions {
     mod apart;
+    mod behaviour;
     mod budget;
     mod commands;
     mod crashes;

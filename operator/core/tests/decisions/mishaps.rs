@@ -7,11 +7,21 @@ use super::lives::{assert_at_rest_as_written, last_outcome, live_weight};
 use crate::fixtures::{cluster::route, simulator::Simulator};
 
 #[test]
-fn a_canary_whose_pods_are_gone_is_rolled_back_at_once() {
+fn a_canary_whose_pods_are_gone_has_no_traffic_at_once_goes_on_when_they_are_back_and_fails_the_third_time() {
     let mut simulator = Simulator::at_step(&json!({}), 3);
-    simulator.cluster.weather.broken.push("v2".to_owned());
-    simulator.run_for(2);
-    assert_eq!(live_weight(&simulator), 0, "{}", simulator.timeline());
+    for loss in 1..=3 {
+        simulator.cluster.weather.broken.push("v2".to_owned());
+        simulator.run_for(2);
+        assert_eq!(live_weight(&simulator), 0, "{}", simulator.timeline());
+        if loss < 3 {
+            simulator.run_for(60);
+            assert!(simulator.is_in("Retreated"), "{}", simulator.timeline());
+            simulator.cluster.weather.broken.clear();
+            simulator.until("half of the traffic is on it again", 60, |simulator| {
+                simulator.status().weight == Some(50)
+            });
+        }
+    }
     simulator.until_phase(Phase::Failed, 60);
     assert_eq!(last_outcome(&simulator).1.as_deref(), Some("CanaryLost"));
 }
@@ -35,7 +45,7 @@ fn while_stable_has_no_ready_pod_the_canary_serves_on() {
     simulator.command(Verb::Abort);
     simulator.run_for(300);
     assert_eq!(live_weight(&simulator), 50, "{}", simulator.timeline());
-    assert!(simulator.status().message.unwrap().contains("stable has no ready pod"));
+    assert!(simulator.status().message.unwrap().contains("has no ready pod"));
     simulator.cluster.weather.broken.clear();
     simulator.until_phase(Phase::Failed, 60);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use stepgate_core::{Act, Kind, Plan, input::Seen};
-use stepgate_crds::status::{Phase, RunState};
+use stepgate_crds::status::{Outcome, Phase, RunState};
 
 use crate::fixtures::world::world;
 
@@ -31,11 +31,26 @@ fn without_the_hold_policy_nothing_is_managed_and_that_is_said() {
 }
 
 #[test]
-fn a_run_waits_for_stable_to_be_ready() {
+fn a_run_starts_without_a_ready_pod_of_stable_and_gives_the_canary_nothing_until_there_is_one() {
     let status = world().held().with(|seen| seen.stable_ready = 0).commits();
-    assert!(status.run.is_none());
-    assert_eq!(status.phase, Some(Phase::Blocked));
-    assert!(status.message.unwrap().contains("no ready endpoint"));
+    assert!(status.run.is_some());
+    let moment = world().in_phase(Phase::Preparing).with(|seen| {
+        (seen.stable_ready, seen.canary_ready) = (0, 1);
+        seen.rollout.status.run.as_mut().unwrap().bare_since = Some(seen.now);
+    });
+    let acts = match moment.next() {
+        Plan::Act(effects) => effects,
+        Plan::Commit(_) | Plan::Wait(_) => Vec::new(),
+    };
+    assert!(
+        acts.iter()
+            .all(|effect| matches!(effect.act, Act::Create(_)) || effect.kind == Kind::HttpRoute)
+    );
+    let let_through = moment.after(120).commits().run.unwrap();
+    let RunState::RollingBack { cause, then, .. } = let_through.state else {
+        panic!("{:?}", let_through.state)
+    };
+    assert_eq!((cause.reason.as_str(), then), ("NothingToProtect", Outcome::Native));
 }
 
 #[test]
@@ -129,6 +144,12 @@ fn the_finalizer_goes_last() {
     let effects = moment.acts();
     assert_eq!((effects.len(), effects[0].kind), (1, Kind::Deployment));
     let let_go = moment.with_workload(|workload| workload.rollout = None);
+    let effects = let_go.acts();
+    assert!(
+        effects.iter().all(|effect| effect.kind == Kind::PodTemplate),
+        "{effects:?}"
+    );
+    let let_go = let_go.with(|seen| seen.templates.clear());
     let effects = let_go.acts();
     assert_eq!(effects[0].kind, Kind::Rollout);
     let Act::Merge(patch) = &effects[0].act else {

@@ -4,7 +4,7 @@ use serde_json::json;
 use stepgate_core::{Act, Kind, input::Seen, verdict::Restarts};
 use stepgate_crds::{
     command::Verb,
-    status::{Outcome, Phase, RunState},
+    status::{Outcome, Phase, Retreat, RunState},
     units::Timestamp,
 };
 
@@ -181,8 +181,25 @@ fn a_route_that_cannot_be_read_is_neither_at_its_weight_nor_accepted() {
 }
 
 #[test]
-fn a_canary_without_a_ready_pod_is_taken_back() {
-    rolls_back(&world().at_step(2).with(|seen| seen.canary_ready = 0), "CanaryLost");
+fn a_canary_without_a_ready_pod_has_its_traffic_taken_back_and_one_that_was_deleted_fails() {
+    let lost = world()
+        .at_step(2)
+        .with(|seen| seen.canary_ready = 0)
+        .commits()
+        .run
+        .unwrap();
+    assert!(
+        matches!(
+            lost.state,
+            RunState::Retreated {
+                why: Retreat::PodsLost,
+                ..
+            }
+        ),
+        "{:?}",
+        lost.state
+    );
+    assert_eq!((lost.weight, lost.retreats.pods_lost), (0, 1));
     rolls_back(
         &world().at_step(2).with(|seen| seen.canary = Seen::Absent),
         "CanaryLost",
@@ -206,7 +223,10 @@ fn containers_that_end_with_errors_fail_the_run_in_any_state_before_promotion() 
         stable_error_exits: 0,
         stable_pod_hours: 10.0,
     });
-    rolls_back(&world().at_step(1).with(|seen| seen.restarts = restarts), "Verdict");
+    rolls_back(
+        &world().at_step(1).with(|seen| seen.restarts = restarts),
+        "CanaryRestarts",
+    );
     rolls_back(
         &world().in_phase(Phase::Preparing).with(|seen| seen.restarts = restarts),
         "CanaryRestarts",
@@ -228,6 +248,12 @@ fn no_weight_is_put_back_up_without_the_pods_for_it() {
         .in_phase(Phase::Paused)
         .with_weight(0)
         .with(|seen| seen.canary_ready = 1);
+    // It is obeyed for a second, and then asked for again.
+    let obeyed = paused.commits();
+    assert!(obeyed.message.as_ref().unwrap().contains("that is obeyed until"));
+    let again = paused.with(|seen| seen.rollout.status = obeyed).after(1);
+    let status = again.commits();
+    let paused = again.with(|seen| seen.rollout.status = status);
     match paused.next() {
         stepgate_core::Plan::Act(effects) => panic!("{effects:?}"),
         stepgate_core::Plan::Commit(status) => assert!(status.message.unwrap().contains("wait for its pods")),

@@ -144,24 +144,22 @@ fn a_second_rollout_for_one_deployment_writes_nothing_but_its_own_status() {
 }
 
 #[test]
-fn a_route_in_the_run_of_another_rollout_is_waited_for() {
+fn the_mark_of_another_rollout_on_the_route_is_kept_beside_ours() {
     let mut simulator = Simulator::adopted(&json!({}));
-    let mark = |simulator: &mut Simulator, mark: serde_json::Value| {
-        simulator.cluster.api.update("HTTPRoute", "checkout", |object| {
-            object["metadata"]["annotations"]["stepgate.dev/run"] = mark;
-        });
-    };
-    mark(&mut simulator, json!("0000ffff-3.7"));
-    simulator.ship("v2");
-    simulator.run_for(120);
-    assert!(simulator.status().message.unwrap().contains("another Rollout"));
     simulator.cluster.api.update("HTTPRoute", "checkout", |object| {
-        object["metadata"]["annotations"]
-            .as_object_mut()
-            .unwrap()
-            .remove("stepgate.dev/run");
+        object["metadata"]["annotations"]["stepgate.dev/run"] = json!("0000ffff-3.7");
     });
+    let mark = |simulator: &Simulator| {
+        simulator.cluster.api.get("HTTPRoute", "checkout").unwrap()["metadata"]["annotations"]["stepgate.dev/run"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    simulator.ship("v2");
+    simulator.until("10 %", 60, |simulator| simulator.status().weight == Some(10));
+    let both = mark(&simulator).unwrap();
+    assert!(both.split(' ').count() == 2 && both.contains("0000ffff-3.7"), "{both}");
     simulator.until_stable("v2", 1_200);
+    assert_eq!(mark(&simulator).as_deref(), Some("0000ffff-3.7"));
 }
 
 #[test]

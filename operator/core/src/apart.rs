@@ -22,8 +22,7 @@ const KNOWN: [&str; 3] = ["app.kubernetes.io/instance", "app.kubernetes.io/name"
 const LONGEST_VALUE: usize = 63;
 
 /// What could select canary pods otherwise than stable's and is in no list that is read.
-const NOT_LOOKED_AT: &str =
-    "not looked at: policies of meshes and CNIs, and what other namespaces or workloads select by these labels";
+const NOT_LOOKED_AT: &str = "not looked at: policies of gateways, meshes and CNIs, and what other namespaces or workloads select by these labels";
 
 /// How canary pods are set apart.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -115,7 +115,9 @@ async fn found(scene: &Scene, manifests: &[String]) -> Result<(String, BTreeMap<
     let status: RolloutStatus = shop::status(&scene.namespace).await?;
     let found = status.found.context("what was found")?;
     ensure!(
-        found.apart.contains("not looked at: policies of meshes and CNIs"),
+        found
+            .apart
+            .contains("not looked at: policies of gateways, meshes and CNIs"),
         "{}",
         found.apart
     );

@@ -69,12 +69,19 @@ async fn a_third_backend_at_weight_0_is_kept_and_odd_weights_come_back() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_that_lists_the_canary_at_all_times_keeps_it() -> Result<()> {
-    // At rest there is no such Service, which the gateway says (`ResolvedRefs` is false): that is no obstacle.
     let (before, versions) = two_runs(
         "[{backendRefs: [{name: checkout-canary, port: 80, weight: 0, filters: [{type: RequestHeaderModifier, \
           requestHeaderModifier: {set: [{name: x-arm, value: canary}]}}]}, {name: checkout, port: 80, weight: 5}]}]",
     )
     .await?;
+    // At rest there is no such Service, which the gateway says: that is no obstacle.
+    let conditions = before["status"]["parents"][0]["conditions"].as_array();
+    let unresolved = conditions.into_iter().flatten().any(|condition| {
+        condition["type"] == "ResolvedRefs"
+            && condition["status"] == "False"
+            && condition["reason"] == "BackendNotFound"
+    });
+    ensure!(unresolved, "the gateway has found the canary's Service: {before}");
     for version in &versions {
         let reference = &version["spec"]["rules"][0]["backendRefs"][0];
         ensure!(

@@ -75,7 +75,9 @@ fn choice(pods: &[(&str, &str)], own: &[(&str, &str)], spoil: impl FnOnce(&mut S
                 "the stable Service selects {canary:?}"
             );
             assert!(
-                apart.how.contains("not looked at: policies of meshes and CNIs"),
+                apart
+                    .how
+                    .contains("not looked at: policies of gateways, meshes and CNIs"),
                 "{}",
                 apart.how
             );

@@ -27,12 +27,14 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
     let traffic = &input.rollout.spec.traffic;
     let routes = routes(input)?;
     let stable = service::stable(input, survey, &routes)?;
-    let canary_service = service::canary(input, survey, &stable.name)?;
+    let canary_service = service::canary_name(input, &stable.name)?;
+    // First, for the run of another Rollout on the same rule shows in much of what follows.
+    rules::check_claims(input, survey, &routes, &stable.name, &canary_service)?;
+    service::check_names(input, survey, &canary_service)?;
     template::refuse(survey, &input.rollout.namespace)?;
     for (reference, view) in &routes {
         rules::check(reference, view, &stable.name, &canary_service)?;
     }
-    rules::check_claims(input, survey, &routes, &stable.name, &canary_service)?;
     let parents = parents(survey, &routes, &canary_service)?;
     service::check_policies(survey, &stable.name, &canary_service)?;
     let apart = apart::choose(survey, stable, traffic.canary_labels.as_ref())?;

@@ -30,6 +30,7 @@ mod decisions {
     mod invariants;
     mod lives;
     mod mishaps;
+    mod parents;
     mod preflight;
     mod rest;
     mod steps;

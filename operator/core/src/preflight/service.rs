@@ -78,20 +78,20 @@ pub(super) fn stable<'a>(
     }
 }
 
-/// The name of the canary's Service, where it is free, and the canary's Deployment's name too.
-pub(super) fn canary(input: &Input<'_>, survey: &Survey, stable: &str) -> Result<String, String> {
-    let service = input
-        .rollout
-        .spec
-        .traffic
-        .canary_service
-        .clone()
-        .unwrap_or_else(|| format!("{stable}-canary"));
+/// The name of the canary's Service.
+pub(super) fn canary_name(input: &Input<'_>, stable: &str) -> Result<String, String> {
+    let wanted = &input.rollout.spec.traffic.canary_service;
+    let service = wanted.clone().unwrap_or_else(|| format!("{stable}-canary"));
     if service.len() > 63 {
         return Err(format!(
             "Service {service}: the name has more than 63 characters; set spec.traffic.canaryService"
         ));
     }
+    Ok(service)
+}
+
+/// Whether the names of the canary's Service and of its Deployment are free, or taken by this Rollout's own.
+pub(super) fn check_names(input: &Input<'_>, survey: &Survey, service: &str) -> Result<(), String> {
     let ours = |canary_of: Option<&str>| canary_of == Some(input.rollout.uid.as_str());
     if let Some(taken) = survey.services.iter().find(|taken| taken.name == service)
         && !ours(taken.canary_of.as_deref())
@@ -109,7 +109,7 @@ pub(super) fn canary(input: &Input<'_>, survey: &Survey, stable: &str) -> Result
             input.rollout.spec.workload.name
         ));
     }
-    Ok(service)
+    Ok(())
 }
 
 /// Refuses policies that say by the stable Service's name how it is spoken to, where none says so of the canary's.

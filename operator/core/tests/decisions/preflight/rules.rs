@@ -223,7 +223,14 @@ fn the_second_rollout_of_a_rule_refuses() {
             let mut claim = claim(seen, None);
             claim.created = seen.rollout.created.after(Span::seconds(60));
             claim.in_run = true;
+            // What shows of the other's run: its canary's Service, and its weight.
+            claim.canary_service = "checkout-canary".to_owned();
             survey(seen).rollouts.push(claim);
+            survey(seen)
+                .services
+                .push(service("checkout-canary", ("app", "checkout-canary")));
+            let canary = json!({"name": "checkout-canary", "port": 80, "weight": 10});
+            rule(seen).backend_refs.push(canary);
         },
         &["HTTPRoute checkout, rule 0: Rollout another moves its weights in a run"],
     );

@@ -19,7 +19,7 @@ use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
     rollout::ProviderName,
-    status::{Cause, Found, InForce, MetricReport, Note, Outcome, Phase, Run, RunState},
+    status::{Cause, Found, InForce, MetricReport, Note, Outcome, Phase, Retreat, Run, RunState},
     units::{Span, Timestamp},
 };
 
@@ -211,12 +211,27 @@ impl<'a> Pass<'a> {
             SourceHealth::Down { why, .. } => Some(why.clone()),
             SourceHealth::Untried | SourceHealth::Answers => None,
         };
+        let counts_from = force.since.after(certain).ceil_seconds();
+        let lost = matches!(
+            self.run.state,
+            RunState::Retreated {
+                why: Retreat::PodsLost,
+                ..
+            }
+        );
+        let accepted = match force.weight {
+            // The requests that the lost pods did not answer are no proof against the version.
+            _ if lost && force.seq != self.run.seq => None,
+            // Where nothing is sent, what an interval has of before says nothing of now.
+            0 => Some(counts_from + i64::from(interval_seconds(self.run.spec.interval))),
+            // A grid point at the moment of acceptance itself has nothing of what came after.
+            _ => Some(force.since.as_millis().div_euclid(1_000)),
+        };
         let moment = Moment {
             step: u32::try_from(force.step).unwrap_or(0),
             weight_percent: u32::try_from(force.weight).unwrap_or(0),
-            // A grid point at the moment of acceptance itself has nothing of what came after.
-            accepted: Some(force.since.as_millis().div_euclid(1_000)),
-            counts_from: force.since.after(certain).ceil_seconds(),
+            accepted,
+            counts_from,
             paused: self.pause_hour(),
             promoting: side::whole(&self.run.state) == Side::Canary,
             unavailable,

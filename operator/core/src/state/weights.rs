@@ -260,7 +260,7 @@ impl<'a> Pass<'a> {
             .flat_map(|(name, seen)| match seen {
                 Seen::At(view) => route::pending(view, &self.found.parents),
                 Seen::Unknown(why) => vec![format!("HTTPRoute {name}, which could not be read: {why}")],
-                Seen::Absent if self.is_on_the_way_back() => Vec::new(),
+                Seen::Absent if self.is_on_the_way_back() || self.input.rollout.is_leaving() => Vec::new(),
                 Seen::Absent => vec![format!("HTTPRoute {name}, which is gone")],
             })
             .collect()

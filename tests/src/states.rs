@@ -3,15 +3,18 @@
 //! What would pass in moments is kept by the world alone, as the world does it: a quota that no pod fits into, a gateway's route that
 //! refuses the operator's writes, a version that never gets ready. The shop is [`shop`], led by commands.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 use stepgate_crds::status::Phase;
 use stepgate_crds::{RolloutStatus, Verb};
+use tokio::sync::Semaphore;
 
 use crate::cluster::{Cluster, Namespace};
 use crate::operator::OperatorOptions;
@@ -23,6 +26,9 @@ use crate::until::{Seen, until};
 
 /// How long any state may take to come.
 pub const BOUND: Duration = Duration::from_mins(2);
+
+/// Cases at once for each core: a case waits most of its time.
+const CASES_PER_CORE: usize = 5;
 
 /// Where a Rollout can be when something happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +160,34 @@ impl State {
         }
         Ok(kept)
     }
+}
+
+/// Runs cases at once, but no more of them in a test program than the machine's cores carry, and says all that failed.
+pub async fn all<Name, Case>(cases: impl IntoIterator<Item = (Name, Case)>) -> Result<()>
+where
+    Name: std::fmt::Debug,
+    Case: Future<Output = Result<()>>,
+{
+    static TURNS: LazyLock<Semaphore> = LazyLock::new(|| {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Semaphore::new(cores * CASES_PER_CORE)
+    });
+    let ended = join_all(cases.into_iter().map(async |(name, case)| {
+        let _turn = TURNS.acquire().await;
+        (name, case.await)
+    }))
+    .await;
+    let failed: Vec<String> = ended
+        .into_iter()
+        .filter_map(|(name, ended)| ended.err().map(|error| format!("{name:?}: {error:#}")))
+        .collect();
+    ensure!(
+        failed.is_empty(),
+        "{} cases failed\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+    Ok(())
 }
 
 /// What keeps a run in its state.

@@ -153,14 +153,19 @@ impl Observer {
             return Ok(None);
         };
         let canary_name = canary::name(name);
-        let (services, network_policies, disruption_budgets, service_policies, volume_claims, canary_workload) = tokio::try_join!(
-            self.requests.list::<Service>(&namespace, None),
-            self.requests.list::<NetworkPolicy>(&namespace, None),
-            self.requests.list::<DisruptionBudget>(&namespace, None),
-            self.service_policies(&namespace),
-            self.volume_claims(&namespace, &workload),
-            self.canary_workload(&namespace, &canary_name),
-        )?;
+        // On the heap: six requests at once are more than a pass should carry about.
+        let lists = Box::pin(async {
+            tokio::try_join!(
+                self.requests.list::<Service>(&namespace, None),
+                self.requests.list::<NetworkPolicy>(&namespace, None),
+                self.requests.list::<DisruptionBudget>(&namespace, None),
+                self.service_policies(&namespace),
+                self.volume_claims(&namespace, &workload),
+                self.canary_workload(&namespace, &canary_name),
+            )
+        });
+        let (services, network_policies, disruption_budgets, service_policies, volume_claims, canary_workload) =
+            lists.await?;
         Ok(Some(Survey {
             workload,
             canary_workload,

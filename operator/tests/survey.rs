@@ -1,10 +1,6 @@
 //! The lists of preflight against an API server of the test's own making: what is asked for, and what becomes of each answer.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "tests and what they start from"
-)]
+#![expect(clippy::unwrap_used, reason = "tests and what they start from")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

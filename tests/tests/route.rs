@@ -1,11 +1,6 @@
 //! The user's HTTPRoute: in a run nothing of it changes but weights, the canary's backendRef and the run annotation, and afterwards it
 //! is byte by byte what it was. Every version of it that the API server ever had is looked at.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "JSON is looked into by its fields; what is not there reads as null"
-)]
-
 #[cfg(test)]
 mod route {
     mod beside;

@@ -1,10 +1,7 @@
 //! What else selects by the label that sets canary pods apart: NetworkPolicies, Services, the template's own terms, budgets.
 
 use serde_json::json;
-use stepgate_core::{
-    apart,
-    input::ServiceView,
-};
+use stepgate_core::{apart, input::ServiceView};
 
 use super::{APP, Spoil, TRACK, budget, choice, labels, policy, prepared, service, survey, template, unprepared};
 

@@ -59,7 +59,14 @@ pub fn fail(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
         return Some(pass.roll_back(judgement, Outcome::Failed, "CanaryLost", CANARY_DELETED));
     }
     // Sent, not accepted: a weight that no parent has confirmed yet may be in force all the same.
-    if pass.canary().is_some() && pass.input.canary_ready == 0 && pass.is_exposed() {
+    let has_retreated = matches!(
+        pass.run.state,
+        RunState::Paused {
+            why: PauseReason::Retreats,
+            ..
+        }
+    );
+    if pass.canary().is_some() && pass.input.canary_ready == 0 && pass.is_exposed() && !has_retreated {
         let detail = format!("no canary pod is ready, with {} % of the traffic on it", pass.sent());
         return Some(retreated::retreat(pass, judgement, Retreat::PodsLost, &detail));
     }

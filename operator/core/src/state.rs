@@ -149,7 +149,9 @@ impl<'a> Pass<'a> {
         }
         // Once a minute in any case: a watch that was cut may have missed that something vanished.
         let look = self.input.now.after(self.input.limits.refresh);
-        let at = Some(at.map_or(look, |at| at.min(look)));
+        let at = report::earlier(at, look);
+        let abandoned = self.abandoned_at().filter(|abandoned| *abandoned > self.input.now);
+        let at = abandoned.map_or(at, |abandoned| report::earlier(at, abandoned));
         report::wait(status, self.input, said, Wake { at, ..Wake::default() })
     }
 

@@ -144,8 +144,13 @@ impl<'a> Pass<'a> {
 
     /// Whether the Rollout is to go and has waited for so long that it goes whatever a gateway says.
     pub fn is_abandoned(&self) -> bool {
+        self.abandoned_at().is_some_and(|second| self.input.now >= second)
+    }
+
+    /// When that is: only where the Rollout is to go.
+    pub fn abandoned_at(&self) -> Option<Timestamp> {
         let second = self.deadline().after(self.deadline().since(self.since()));
-        self.input.rollout.is_leaving() && self.input.now >= second
+        self.input.rollout.is_leaving().then_some(second)
     }
 
     /// When the wait for stable is over: only where the Rollout is to go.

@@ -17,6 +17,7 @@ use stepgate_crds::{RolloutStatus, Verb};
 use tokio::sync::Semaphore;
 
 use crate::cluster::{Cluster, Namespace};
+use crate::load::{Load, LoadOptions};
 use crate::operator::OperatorOptions;
 use crate::record::status_line;
 use crate::refusal::Refusal;
@@ -273,6 +274,24 @@ pub async fn follow(scene: &Scene, what: &str, wanted: impl Fn(&RolloutStatus) -
             Seen::Done(last)
         } else {
             Seen::NotYet(status_line(&last))
+        })
+    })
+    .await
+}
+
+/// Waits until a version answers at the gateway, and it alone.
+pub async fn serves(namespace: &Namespace, version: &str) -> Result<()> {
+    until(&format!("{version} alone to answer"), BOUND, async || {
+        let twenty = LoadOptions {
+            rate: 100.0,
+            count: Some(20),
+            ..shop::load(namespace)
+        };
+        let report = Load::start(twenty)?.finished().await?;
+        Ok(if report.version(version).total == 20 {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(report.to_string())
         })
     })
     .await

@@ -19,7 +19,6 @@ use serde_json::Value;
 use stepgate_crds::Rollout;
 use stepgate_crds::names::{CANARY_OF, HOLD, ROLLOUT, RUN, TEMPLATE_OF};
 use stepgate_tests::cluster::Cluster;
-use stepgate_tests::load::{Load, LoadOptions};
 use stepgate_tests::operator::OperatorOptions;
 use stepgate_tests::scene::Scene;
 use stepgate_tests::shop::{self, NAME};
@@ -31,7 +30,7 @@ const BOUND: Duration = Duration::from_mins(2);
 
 /// Runs one case in every state.
 async fn in_each_state<F: Future<Output = Result<()>>>(case: impl Fn(State) -> F) -> Result<()> {
-    states::all(State::ALL.map(|state| (state, case(state)))).await
+    states::all(State::ALL.map(|state| (state, Box::pin(case(state))))).await
 }
 
 async fn delete_rollout(scene: &Scene, how: &DeleteParams) -> Result<()> {
@@ -89,24 +88,6 @@ async fn route_is_as_before(scene: &Scene, before: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a version answers at the gateway, and it alone.
-async fn serves(scene: &Scene, version: &str) -> Result<()> {
-    until(&format!("{version} alone to answer"), BOUND, async || {
-        let twenty = LoadOptions {
-            rate: 100.0,
-            count: Some(20),
-            ..shop::load(&scene.namespace)
-        };
-        let report = Load::start(twenty)?.finished().await?;
-        Ok(if report.version(version).total == 20 {
-            Seen::Done(())
-        } else {
-            Seen::NotYet(report.to_string())
-        })
-    })
-    .await
-}
-
 /// What serves in the end: deletion lets a promotion end, and undoes everything else.
 fn heir(state: State) -> &'static str {
     match state {
@@ -131,7 +112,7 @@ async fn rollout_deleted(cluster: &Cluster, state: State, how: DeleteParams, rat
         kept.let_go(&scene.namespace).await?;
         is_gone(&scene).await?;
         route_is_as_before(&scene, &before).await?;
-        serves(&scene, heir(state)).await?;
+        states::serves(&scene.namespace, heir(state)).await?;
         if let Some(load) = load {
             let report = load.stop().await?;
             ensure!(report.other_failures() == 0, "clients saw failures: {report}");

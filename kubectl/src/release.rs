@@ -109,7 +109,8 @@ fn what_follows(before: &Deployment, namespace: &str) -> String {
         format!("Deployment {namespace}/{name} is released; no version waits\n")
     };
     let later = format!(
-        "Every later version rolls so too, until the annotation goes: kubectl annotate deployment {name} -n {namespace} {}-\n",
+        "An operator that runs holds it again from the next version on; where none does, every later version rolls so too, until: \
+         kubectl annotate deployment {name} -n {namespace} {}-\n",
         names::HOLD
     );
     now + &later

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod demo;
 pub mod gitops;
+pub mod holding;
 pub mod interceptor;
 pub mod load;
 pub mod node;

@@ -1,15 +1,23 @@
-//! The hold: what the chart's two admission policies do to a managed Deployment, whoever writes it and however, and what the
-//! operator's account may do besides.
+//! The hold: what the chart's two admission policies do to a managed Deployment, whoever writes it and however; and how it is looked
+//! for, suspended and let go.
 //!
 //! Deployments have no pods where the policies alone are looked at: a second ReplicaSet is what a roll leaves.
+
+#[path = "hold/check.rs"]
+mod check;
+#[path = "hold/release.rs"]
+mod release;
+#[path = "hold/rights.rs"]
+mod rights;
+#[path = "hold/suspend.rs"]
+mod suspend;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::Api;
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use serde_json::json;
 use stepgate_crds::names::{HOLD, ROLLOUT};
 use stepgate_crds::status::Phase;
@@ -194,6 +202,14 @@ async fn a_held_deployment_stays_held_and_labelled_whatever_a_person_takes_off()
             "{arguments:?}: {warned}"
         );
     }
+    // A newer template takes the place of the one that waits, and whoever brings it is told.
+    let newer = ["set", "env", "deployment/held", "VERSION=v3"];
+    let (_, warned) = namespace.kubectl_and_warnings(&newer, "").await?;
+    ensure_held(&get(&namespace, "held").await?, "v3")?;
+    ensure!(
+        warned.contains("Rollout checkout takes this version out step by step"),
+        "{warned}"
+    );
     // What has nothing to do with versions goes through.
     namespace
         .kubectl(&["annotate", "deployment/held", "team=payments"])
@@ -297,99 +313,4 @@ async fn a_persons_own_pause_is_left_alone() -> Result<()> {
 
 fn account() -> String {
     format!("system:serviceaccount:{SYSTEM}:{ACCOUNT}")
-}
-
-/// Verb, group, resource with its subresource, namespace (`*`: any), and whether the operator may.
-const RIGHTS: [(&str, &str, &str, &str, bool); 46] = [
-    ("patch", "stepgate.dev", "rollouts", "*", true),
-    ("watch", "stepgate.dev", "rollouts", "*", true),
-    ("update", "stepgate.dev", "rollouts/status", "*", true),
-    ("create", "stepgate.dev", "rollouts", "*", false),
-    ("update", "stepgate.dev", "rollouts", "*", false),
-    ("delete", "stepgate.dev", "rollouts", "*", false),
-    ("get", "apps", "deployments", "*", true),
-    ("create", "apps", "deployments", "*", true),
-    ("patch", "apps", "deployments", "*", true),
-    ("delete", "apps", "deployments", "*", true),
-    ("update", "apps", "deployments", "*", false),
-    ("deletecollection", "apps", "deployments", "*", false),
-    ("patch", "apps", "deployments/scale", "*", false),
-    ("list", "apps", "replicasets", "*", true),
-    ("patch", "apps", "replicasets", "*", false),
-    ("list", "apps", "statefulsets", "*", false),
-    ("create", "", "services", "*", true),
-    ("delete", "", "services", "*", true),
-    ("patch", "", "services", "*", false),
-    ("create", "", "podtemplates", "*", true),
-    ("patch", "", "podtemplates", "*", false),
-    ("list", "", "pods", "*", true),
-    ("create", "", "pods", "*", false),
-    ("delete", "", "pods", "*", false),
-    ("create", "", "pods/exec", "*", false),
-    ("get", "", "secrets", "*", false),
-    ("list", "", "secrets", SYSTEM, false),
-    ("get", "", "configmaps", "*", false),
-    ("get", "", "nodes", "", false),
-    ("list", "", "namespaces", "", false),
-    ("create", "", "serviceaccounts/token", SYSTEM, false),
-    ("patch", "gateway.networking.k8s.io", "httproutes", "*", true),
-    ("update", "gateway.networking.k8s.io", "httproutes", "*", false),
-    ("delete", "gateway.networking.k8s.io", "httproutes", "*", false),
-    ("patch", "gateway.networking.k8s.io", "httproutes/status", "*", false),
-    ("get", "gateway.networking.k8s.io", "gateways", "*", false),
-    ("list", "networking.k8s.io", "networkpolicies", "*", true),
-    ("list", "policy", "poddisruptionbudgets", "*", true),
-    ("create", "events.k8s.io", "events", "*", true),
-    ("list", "events.k8s.io", "events", "*", false),
-    ("update", "coordination.k8s.io", "leases", SYSTEM, true),
-    ("update", "coordination.k8s.io", "leases", "default", false),
-    ("delete", "coordination.k8s.io", "leases", SYSTEM, false),
-    (
-        "patch",
-        "admissionregistration.k8s.io",
-        "mutatingadmissionpolicies",
-        "",
-        false,
-    ),
-    ("patch", "rbac.authorization.k8s.io", "clusterroles", "", false),
-    ("patch", "apiextensions.k8s.io", "customresourcedefinitions", "", false),
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_operator_may_do_what_it_does_and_nothing_more() -> Result<()> {
-    let (cluster, namespace) = world().await?;
-    let reviews: Api<SubjectAccessReview> = Api::all(cluster.client());
-    let mut wrong = Vec::new();
-    for (verb, group, resource, place, may) in RIGHTS {
-        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-        let place = if place == "*" { namespace.name() } else { place };
-        let review = SubjectAccessReview {
-            metadata: ObjectMeta::default(),
-            spec: SubjectAccessReviewSpec {
-                user: Some(account()),
-                groups: Some(vec![
-                    "system:serviceaccounts".to_owned(),
-                    format!("system:serviceaccounts:{SYSTEM}"),
-                    "system:authenticated".to_owned(),
-                ]),
-                resource_attributes: Some(ResourceAttributes {
-                    verb: Some(verb.to_owned()),
-                    group: Some(group.to_owned()),
-                    resource: Some(resource.to_owned()),
-                    subresource: Some(subresource.to_owned()),
-                    namespace: Some(place.to_owned()),
-                    ..ResourceAttributes::default()
-                }),
-                ..SubjectAccessReviewSpec::default()
-            },
-            status: None,
-        };
-        let answer = reviews.create(&PostParams::default(), &review).await?;
-        let allowed = answer.status.is_some_and(|status| status.allowed);
-        if allowed != may {
-            wrong.push(format!("{verb} {resource}/{subresource} in `{place}`: {allowed}"));
-        }
-    }
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok(())
 }

@@ -285,7 +285,8 @@ impl Watches {
     }
 }
 
-/// A watch that fails is tried again by its backoff; here it is only said, once for each change of what it says.
+/// A watch that fails is tried again by its own backoff, and here it is said, once for each change of what it says. The queue does not hear
+/// of it: it would wait longer with each failure of any watch, and answer to none of them meanwhile.
 fn log_errors<K>(
     what: &'static str,
     stream: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
@@ -294,14 +295,17 @@ where
     K: Send + 'static,
 {
     let mut said = String::new();
-    stream.inspect(move |item| match item {
-        Ok(_) => said.clear(),
-        Err(error) => {
-            let text = error.to_string();
-            if text != said {
-                warn!(watch = what, "the watch failed and is tried again: {text}");
-                said = text;
+    stream.filter(move |item| {
+        match item {
+            Ok(_) => said.clear(),
+            Err(error) => {
+                let text = error.to_string();
+                if text != said {
+                    warn!(watch = what, "the watch failed and is tried again: {text}");
+                    said = text;
+                }
             }
         }
+        std::future::ready(item.is_ok())
     })
 }

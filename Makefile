@@ -93,8 +93,8 @@ demo-stop: ## end a demo that KEEP=1 left running
 	@[ -x $(programs)/demo ] || { echo "no demo has been built, so none runs"; exit 0; }; $(programs)/demo stop
 
 .PHONY: bench
-bench: cluster-programs build ## print figures: sample to decision to weight 0, requests of a rollout and at rest (7 minutes)
-	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget -- --nocapture
+bench: cluster-programs build ## print figures: sample to decision to weight 0, requests of a rollout and at rest, cost of the hold (8 minutes)
+	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget --test policy_cost -- --nocapture
 
 .PHONY: cluster
 cluster: cluster-programs build ## a shell with the local cluster's kubeconfig; the cluster ends with the shell

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod faults;
 pub mod gitops;
 pub mod holding;
 pub mod interceptor;

@@ -1,0 +1,194 @@
+//! Deliberate bugs, one for each rule of safety that stored versions can show: what an operator without that rule would write, sent in its
+//! name at the moment when it would. Each shows that its rule can be broken, and that the check sees it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use http::Request;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::layer::{Tap, Write};
+use super::workload::Workload;
+use crate::cluster::Namespace;
+use crate::shop::NAME;
+
+/// Where in a write's place a bug strikes: after the n-th write, from 1, of this kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Method and target of the write, such as `PATCH httproutes/checkout`.
+    pub write: &'static str,
+    /// Which of them, from 1.
+    pub count: usize,
+}
+
+/// What an operator with the bug does there.
+#[derive(Clone, Copy, Debug)]
+pub enum Act {
+    /// It gives the canary this weight and stable that, under the mark that is there.
+    Weigh(i64, i64),
+    /// It puts this mark on the route; `RUN` stands for the run.
+    Mark(&'static str),
+    /// It deletes the canary's Deployment.
+    DeleteCanary,
+    /// It merges this into an object of the application.
+    Merge(&'static str, fn() -> Value),
+    /// It changes the route's hostname.
+    Rename,
+    /// It writes on and on.
+    GoOn,
+    /// It panics.
+    Panic,
+}
+
+/// A bug, and the rule that finds it.
+#[derive(Clone, Copy, Debug)]
+pub struct Bug {
+    /// The rule.
+    pub rule: u8,
+    /// The course in which it shows.
+    pub workload: Workload,
+    /// Where.
+    pub place: Place,
+    /// What is done wrong.
+    pub act: Act,
+}
+
+/// One bug for each rule that is checked on stored versions.
+pub const BUGS: [Bug; 15] = [
+    bug(1, Workload::Promote, ROUTE, 2, Act::Weigh(30, 60)),
+    bug(2, Workload::Promote, ROUTE, 2, Act::Weigh(55, 45)),
+    bug(3, Workload::Abort, ROUTE, 2, Act::Merge(STATUS, skip_a_step)),
+    bug(4, Workload::Promote, ROUTE, 1, Act::Weigh(30, 70)),
+    bug(5, Workload::Promote, ROUTE, 2, Act::DeleteCanary),
+    bug(7, Workload::Abort, ROUTE, 3, Act::Weigh(30, 70)),
+    bug(8, Workload::Promote, ROUTE, 2, Act::Merge(WORKLOAD, blind_label)),
+    bug(9, Workload::Promote, ROUTE, 2, Act::Rename),
+    bug(10, Workload::Promote, ROUTE, 2, Act::Mark("RUN.99")),
+    bug(11, Workload::Abort, ROUTE, 4, Act::GoOn),
+    bug(14, Workload::Promote, ROUTE, 2, Act::Merge(WORKLOAD, replicas)),
+    bug(16, Workload::Promote, ROUTE, 2, Act::Panic),
+    bug(17, Workload::Promote, ROUTE, 2, Act::Merge(STATUS, long_message)),
+    bug(19, Workload::Promote, "PATCH deployments/checkout", 2, Act::Weigh(0, 100)),
+    bug(20, Workload::Promote, ROUTE, 3, Act::Mark("RUN.1")),
+];
+
+const ROUTE: &str = "PATCH httproutes/checkout";
+const WORKLOAD: &str = "apis/apps/v1/namespaces/NAMESPACE/deployments/checkout";
+const STATUS: &str = "apis/stepgate.dev/v1alpha1/namespaces/NAMESPACE/rollouts/checkout/status";
+const CANARY: &str = "apis/apps/v1/namespaces/NAMESPACE/deployments/checkout-canary";
+const HTTP_ROUTE: &str = "apis/gateway.networking.k8s.io/v1/namespaces/NAMESPACE/httproutes/checkout";
+
+const fn bug(rule: u8, workload: Workload, write: &'static str, count: usize, act: Act) -> Bug {
+    Bug {
+        rule,
+        workload,
+        place: Place { write, count },
+        act,
+    }
+}
+
+fn skip_a_step() -> Value {
+    json!({"status": {"verdict": null, "run": {"step": 1}}})
+}
+
+fn blind_label() -> Value {
+    json!({"metadata": {"labels": {"blind": "yes"}}})
+}
+
+fn replicas() -> Value {
+    json!({"spec": {"replicas": 2}})
+}
+
+fn long_message() -> Value {
+    json!({"status": {"message": "x".repeat(17 << 10)}})
+}
+
+/// An operator with a bug: listens to the tap, and does what is wrong after its write.
+pub struct Saboteur {
+    client: Client,
+    namespace: String,
+    bug: Bug,
+}
+
+impl Saboteur {
+    /// One that acts as the operator's user.
+    pub fn new(client: Client, namespace: &Namespace, bug: Bug) -> Self {
+        Self {
+            client,
+            namespace: namespace.name().to_owned(),
+            bug,
+        }
+    }
+
+    /// Waits for the place and does what is wrong there; each of its requests stands among the operator's writes.
+    pub async fn act(self, tap: Arc<Tap>) -> Result<()> {
+        let Place { write, count } = self.bug.place;
+        let is_place = |seen: &&Write| format!("{} {}", seen.method, seen.target()) == write && seen.is_accepted();
+        let writes = loop {
+            let writes = tap.writes();
+            if writes.iter().filter(is_place).count() >= count {
+                break writes;
+            }
+            sleep(Duration::from_millis(2)).await;
+        };
+        let run = writes
+            .iter()
+            .rev()
+            .find_map(|write| write.body.pointer("/status/run/id")?.as_str().map(str::to_owned))
+            .unwrap_or_default();
+        let add = |path: &str, value: Value| json!({"op": "add", "path": path, "value": value});
+        match self.bug.act {
+            Act::Weigh(canary, stable) => {
+                let patch = json!([
+                    add("/spec/rules/0/backendRefs/0/weight", json!(stable)),
+                    add("/spec/rules/0/backendRefs/1/weight", json!(canary)),
+                ]);
+                self.send(&tap, "PATCH", HTTP_ROUTE, Some(&patch)).await
+            }
+            Act::Mark(mark) => {
+                let mark = mark.replace("RUN", &run);
+                let patch = json!([add("/metadata/annotations/stepgate.dev~1run", json!(mark))]);
+                self.send(&tap, "PATCH", HTTP_ROUTE, Some(&patch)).await
+            }
+            Act::Rename => {
+                let patch = json!([add("/spec/hostnames", json!(["elsewhere.local"]))]);
+                self.send(&tap, "PATCH", HTTP_ROUTE, Some(&patch)).await
+            }
+            Act::DeleteCanary => self.send(&tap, "DELETE", CANARY, None).await,
+            Act::Merge(path, body) => self.send(&tap, "PATCH", path, Some(&body())).await,
+            Act::GoOn => loop {
+                self.send(&tap, "PATCH", WORKLOAD, Some(&json!({"metadata": {"labels": {"restless": run}}})))
+                    .await?;
+                sleep(Duration::from_millis(300)).await;
+            },
+            Act::Panic => {
+                tap.panic_at_the_next();
+                Ok(())
+            }
+        }
+    }
+
+    async fn send(&self, tap: &Tap, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
+        let path = format!("/{}", path.replace("NAMESPACE", &self.namespace));
+        let kind = match body {
+            Some(Value::Array(_)) => "application/json-patch+json",
+            _ => "application/merge-patch+json",
+        };
+        let bytes = body.map_or_else(Vec::new, |body| body.to_string().into_bytes());
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{path}?fieldManager=stepgate"))
+            .header("content-type", kind)
+            .body(bytes)?;
+        let answer: Value = self
+            .client
+            .request(request)
+            .await
+            .with_context(|| format!("{method} {path} of {NAME}"))?;
+        tap.note_of_another(method, &path, body.cloned().unwrap_or_default(), &answer);
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! What a course without faults came to: the end state, and how often each object was written. With faults it has to be the same.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use stepgate_crds::RolloutStatus;
+
+use super::check::CANARY;
+use super::layer::Write;
+use super::observer::World;
+use crate::shop::NAME;
+
+/// The end of a run of a plan, without what differs from one namespace to another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    /// The objects as they are.
+    pub state: Value,
+    /// Accepted writes by object, status of the Rollout apart.
+    pub writes: BTreeMap<String, usize>,
+    /// Accepted writes of the Rollout's status.
+    pub commits: usize,
+}
+
+impl End {
+    /// What is there at the end, and what was written on the way.
+    pub fn of(world: &World, writes: &[Write]) -> Self {
+        let accepted = || writes.iter().filter(|write| write.is_accepted());
+        let status = format!("rollouts/{NAME}/status");
+        let mut counts = BTreeMap::new();
+        for write in accepted().filter(|write| write.target() != status) {
+            // Records of templates are named by their number: how many there were is what counts.
+            let target = write.target();
+            let target = target.split('/').next().filter(|kind| *kind == "podtemplates").unwrap_or(&target);
+            let verb = match write.method.as_str() {
+                "POST" => "create",
+                "DELETE" => "delete",
+                _ => "patch",
+            };
+            *counts.entry(format!("{verb} {target}")).or_insert(0) += 1;
+        }
+        Self {
+            state: state(world),
+            writes: counts,
+            commits: accepted().filter(|write| write.target() == status).count(),
+        }
+    }
+
+    /// What differs from the oracle. `slack`: so many more commits are explained by the faults themselves.
+    pub fn differs(&self, oracle: &Self, slack: usize) -> Vec<String> {
+        let mut differences = Vec::new();
+        if self.state != oracle.state {
+            differences.push(format!("the end is {} and without faults {}", self.state, oracle.state));
+        }
+        if self.writes != oracle.writes {
+            differences.push(format!("the writes were {:?} and without faults {:?}", self.writes, oracle.writes));
+        }
+        if self.commits > oracle.commits + slack {
+            differences.push(format!(
+                "the status was written {} times, and without faults {}",
+                self.commits, oracle.commits
+            ));
+        }
+        differences
+    }
+}
+
+fn state(world: &World) -> Value {
+    let rollout = world.get("Rollout", NAME).map(|rollout| {
+        let status: RolloutStatus = rollout
+            .get("status")
+            .and_then(|status| serde_json::from_value(status.clone()).ok())
+            .unwrap_or_default();
+        let conditions: BTreeMap<String, String> = status
+            .conditions
+            .iter()
+            .map(|condition| (condition.type_.clone(), condition.status.clone()))
+            .collect();
+        let history: Vec<(&str, Option<String>)> = status
+            .history
+            .iter()
+            .map(|past| (past.outcome.as_str(), past.reason.clone()))
+            .collect();
+        json!({
+            "phase": status.phase, "conditions": conditions, "history": history, "run": status.run.is_some(),
+            "failed": status.failed.map(|failed| failed.cause.reason),
+            "command": rollout.pointer("/metadata/annotations/stepgate.dev~1command"),
+        })
+    });
+    let workload = world.get("Deployment", NAME).map(|workload| {
+        json!({
+            "version": workload.pointer("/spec/template/spec/containers/0/env/0/value"),
+            "paused": workload.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
+            "hold": workload.pointer("/metadata/annotations/stepgate.dev~1hold"),
+            "label": workload.pointer("/metadata/labels/stepgate.dev~1rollout"),
+            "replicas": workload.pointer("/spec/replicas"),
+        })
+    });
+    let route = world.get("HTTPRoute", NAME).map(|route| {
+        json!({"rules": route.pointer("/spec/rules"), "mark": route.pointer("/metadata/annotations/stepgate.dev~1run")})
+    });
+    json!({
+        "rollout": rollout, "workload": workload, "route": route,
+        "canary": world.get("Deployment", CANARY).is_some() || world.get("Service", CANARY).is_some(),
+        "templates": world.all("PodTemplate").count(),
+    })
+}

@@ -1,0 +1,70 @@
+//! The table of all plans, and what is said of one that failed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::check::RULES;
+use super::run::Outcome;
+use super::workload::Workload;
+
+/// A failed plan: what was wrong, how to run it alone, and what was written.
+pub fn failure(outcome: &Outcome) -> String {
+    let mut text = format!("--- {} failed after {:.1} s\n", outcome.plan, outcome.took.as_secs_f64());
+    for violation in &outcome.violations {
+        let _ = writeln!(text, "  {violation}");
+    }
+    for wrong in &outcome.wrong {
+        let _ = writeln!(text, "  {wrong}");
+    }
+    let _ = write!(text, "  alone: make faults PLAN={}\n{}", outcome.plan, outcome.timeline);
+    text
+}
+
+/// One line a kind of fault: plans, violations, other ends, the longest way back after an abort, requests against the fault-free course.
+pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> String {
+    let mut rows: BTreeMap<&'static str, Row> = BTreeMap::new();
+    for outcome in outcomes {
+        let family = match outcome.plan.faults.as_slice() {
+            [] => "none",
+            [one] => one.kind.family(),
+            _ => "two faults by chance",
+        };
+        let row = rows.entry(family).or_default();
+        row.plans += 1;
+        row.violations += outcome.violations.len();
+        row.other_ends += outcome.wrong.len();
+        row.way_back = row.way_back.max(outcome.way_back);
+        row.requests += outcome.requests;
+        row.without += oracles.get(&outcome.plan.workload).map_or(0, |oracle| oracle.requests);
+    }
+    let mut text = String::from(
+        "| fault | plans | rules | violations | other ends | longest way back after an abort | requests against none |\n|---|---|---|---|---|---|---|\n",
+    );
+    for (family, row) in rows {
+        let way_back = row
+            .way_back
+            .map_or("-".to_owned(), |way_back| format!("{:.2} s", way_back.as_secs_f64()));
+        #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+        let ratio = row.requests as f64 / row.without.max(1) as f64;
+        let _ = writeln!(
+            text,
+            "| {family} | {} | {} | {} | {} | {way_back} | {ratio:.2} |",
+            row.plans,
+            RULES.len(),
+            row.violations,
+            row.other_ends
+        );
+    }
+    text
+}
+
+#[derive(Default)]
+struct Row {
+    plans: usize,
+    violations: usize,
+    other_ends: usize,
+    way_back: Option<Duration>,
+    requests: usize,
+    without: usize,
+}

@@ -1,0 +1,366 @@
+//! Runs plans, many at once, each in a namespace of its own, and says what was wrong with each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::{Client, Config};
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::bug::{Bug, Saboteur};
+use super::check::{self, Violation, canary_weight};
+use super::fault::{Fault, Kind};
+use super::layer::Tap;
+use super::observer::{Observer, Version, World};
+use super::oracle::End;
+use super::process::{self, Life};
+use super::site::STEPS;
+use super::source::Source;
+use super::workload::{self, Times, Workload};
+use crate::cluster::Cluster;
+use crate::operator::install_chart;
+
+/// How long nothing may be written once a course has come to its end.
+const REST: Duration = Duration::from_millis(1_200);
+/// How long a crashed operator stays away.
+const OUTAGE: Duration = Duration::from_millis(100);
+/// The longest that a run of a plan may take.
+const BOUND: Duration = Duration::from_secs(150);
+
+/// The longest that a course with a bug is followed.
+const BUG_BOUND: Duration = Duration::from_secs(30);
+
+/// A workload and what goes wrong in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What people do.
+    pub workload: Workload,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.workload)?;
+        for fault in &self.faults {
+            write!(formatter, ",{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Plan {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut words = text.split(',');
+        let workload = words.next().unwrap_or_default().parse()?;
+        let faults = words.map(str::parse).collect::<Result<_>>()?;
+        Ok(Self { workload, faults })
+    }
+}
+
+/// What one run of a plan came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The plan.
+    pub plan: Plan,
+    /// The end; none where it did not come to one.
+    pub end: Option<End>,
+    /// What was wrong.
+    pub wrong: Vec<String>,
+    /// Rules of safety that were broken.
+    pub violations: Vec<Violation>,
+    /// Writes in all, accepted or not.
+    pub writes: usize,
+    /// Requests in all.
+    pub requests: usize,
+    /// From an abort to the accepted weight 0.
+    pub way_back: Option<Duration>,
+    /// How long it took.
+    pub took: Duration,
+    /// Faults that found no place to strike.
+    pub left: usize,
+    /// Every write, for a failure's report.
+    pub timeline: String,
+}
+
+impl Outcome {
+    /// Nothing was wrong.
+    pub fn is_well(&self) -> bool {
+        self.wrong.is_empty() && self.violations.is_empty()
+    }
+}
+
+/// Everything that runs of plans share.
+#[derive(Debug)]
+pub struct Range {
+    cluster: Cluster,
+    observer: Observer,
+    config: Config,
+}
+
+impl Range {
+    /// Attaches to the cluster.
+    pub async fn open() -> Result<Self> {
+        let cluster = Cluster::attach().await?;
+        install_chart(&cluster).await?;
+        Ok(Self {
+            observer: Observer::start(&cluster).await?,
+            config: process::config(&cluster).await?,
+            cluster,
+        })
+    }
+
+    /// The fault-free course of each workload.
+    pub async fn oracles(&self, workloads: &[Workload]) -> Result<BTreeMap<Workload, Outcome>> {
+        let plans: Vec<Plan> = workloads
+            .iter()
+            .map(|workload| Plan {
+                workload: *workload,
+                faults: Vec::new(),
+            })
+            .collect();
+        let outcomes = self.run_all(plans, &BTreeMap::new(), workloads.len(), |_| {}).await;
+        let mut oracles = BTreeMap::new();
+        for outcome in outcomes {
+            if !outcome.is_well() {
+                anyhow::bail!(
+                    "{} without a fault: {:?} {:?}\n{}",
+                    outcome.plan,
+                    outcome.wrong,
+                    outcome.violations,
+                    outcome.timeline
+                );
+            }
+            oracles.insert(outcome.plan.workload, outcome);
+        }
+        Ok(oracles)
+    }
+
+    /// Runs plans, so many at once, and tells each outcome as it comes.
+    pub async fn run_all(
+        &self,
+        plans: Vec<Plan>,
+        oracles: &BTreeMap<Workload, Outcome>,
+        at_once: usize,
+        mut told: impl FnMut(&Outcome),
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let mut running = stream::iter(plans)
+            .map(|plan| {
+                let oracle = oracles.get(&plan.workload).and_then(|outcome| outcome.end.clone());
+                self.run(plan, oracle)
+            })
+            .buffer_unordered(at_once.max(1));
+        while let Some(outcome) = running.next().await {
+            told(&outcome);
+            outcomes.push(outcome);
+        }
+        outcomes
+    }
+
+    /// Runs one plan.
+    pub async fn run(&self, plan: Plan, oracle: Option<End>) -> Outcome {
+        self.run_with(plan, oracle, None).await
+    }
+
+    /// Runs the course of a bug, with the bug.
+    pub async fn run_bug(&self, bug: Bug) -> Outcome {
+        let plan = Plan {
+            workload: bug.workload,
+            faults: Vec::new(),
+        };
+        self.run_with(plan, None, Some(bug)).await
+    }
+
+    async fn run_with(&self, plan: Plan, oracle: Option<End>, bug: Option<Bug>) -> Outcome {
+        let began = Instant::now();
+        let source = Source::default();
+        let tap = Tap::new(&plan.faults, source.clone());
+        let mut outcome = Outcome {
+            plan: plan.clone(),
+            end: None,
+            wrong: Vec::new(),
+            violations: Vec::new(),
+            writes: 0,
+            requests: 0,
+            way_back: None,
+            took: Duration::ZERO,
+            left: 0,
+            timeline: String::new(),
+        };
+        let lived = timeout(BOUND, self.live(&plan, &tap, &source, oracle.as_ref(), bug, &mut outcome)).await;
+        match lived {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => outcome.wrong.push(format!("{error:#}")),
+            Err(_) => outcome.wrong.push(format!("it did not end within {} s", BOUND.as_secs())),
+        }
+        tap.end_life();
+        let writes = tap.writes();
+        outcome.took = began.elapsed();
+        outcome.left = tap.left().len();
+        outcome.requests = tap.requests();
+        outcome.writes = writes.len();
+        outcome.timeline = timeline(&writes);
+        outcome
+    }
+
+    async fn live(
+        &self,
+        plan: &Plan,
+        tap: &Arc<Tap>,
+        source: &Source,
+        oracle: Option<&End>,
+        bug: Option<Bug>,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
+        let namespace = self.cluster.namespace("fault").await?;
+        let client = Client::try_from(self.config.clone())?;
+        let saboteur = bug.map(|bug| tokio::spawn(Saboteur::new(client, &namespace, bug).act(Arc::clone(tap))));
+        let _ends = saboteur.as_ref().map(|task| AbortOnDrop(task.abort_handle()));
+        let served = source.serve().await?;
+        let mut crashes = tap.crashes();
+        let mut term = 1;
+        let begin = |term, absent| Life::begin(&self.config, &namespace, tap, &served.url, term, absent);
+        let mut life = begin(term, Duration::ZERO)?;
+        let driven = workload::drive(plan.workload, &namespace, source);
+        tokio::pin!(driven);
+        let driven = loop {
+            tokio::select! {
+                driven = &mut driven => break driven,
+                // What a bug did to the course is of no interest: only what was seen of it.
+                () = sleep(BUG_BOUND), if bug.is_some() => break Ok(Times::default()),
+                crashed = crashes.changed() => {
+                    crashed.context("the tap is gone")?;
+                    life.kill();
+                    sleep(OUTAGE).await;
+                    term += 1;
+                    life = begin(term, OUTAGE)?;
+                }
+            }
+        };
+        // What may still be under way when the course has come to its end: templates that are cleared away, a command that is.
+        let ended = self.come_to_rest(tap, &mut crashes, &mut life, &mut term, &begin).await;
+        let writes = tap.writes();
+        if let Err(error) = life.end().await {
+            outcome.violations.push(Violation {
+                rule: 16,
+                what: format!("{error:#}"),
+            });
+        }
+        let history = self.observer.history(namespace.name());
+        self.observer.forget(namespace.name());
+        outcome.violations.extend(check::check(&history, &writes, &STEPS));
+        let times = driven?;
+        if let Err(error) = ended {
+            outcome.violations.push(Violation {
+                rule: 11,
+                what: format!("{error:#}"),
+            });
+        }
+        outcome.way_back = way_back(&history, &times);
+        let mut world = World::default();
+        for version in &history {
+            world.take(version);
+        }
+        let end = End::of(&world, &writes);
+        if let Some(oracle) = oracle {
+            let slack = slack(&plan.faults);
+            outcome.wrong.extend(end.differs(oracle, slack));
+        }
+        outcome.end = Some(end);
+        Ok(())
+    }
+
+    /// Waits until nothing was written for some time.
+    async fn come_to_rest(
+        &self,
+        tap: &Arc<Tap>,
+        crashes: &mut tokio::sync::watch::Receiver<usize>,
+        life: &mut Life,
+        term: &mut i32,
+        begin: &impl Fn(i32, Duration) -> Result<Life>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let before = tap.writes().len();
+            tokio::select! {
+                () = sleep(REST) => {}
+                crashed = crashes.changed() => {
+                    crashed.context("the tap is gone")?;
+                    sleep(OUTAGE).await;
+                    *term += 1;
+                    std::mem::replace(life, begin(*term, OUTAGE)?).kill();
+                    continue;
+                }
+            }
+            if tap.writes().len() == before {
+                return Ok(());
+            }
+            anyhow::ensure!(Instant::now() < deadline, "it goes on writing:\n{}", timeline(&tap.writes()));
+        }
+    }
+}
+
+/// So many more commits than without faults are explained: each new leader takes the run over, a refusal is said and taken back, and while
+/// a view is old or a source down the numbers are refreshed.
+fn slack(faults: &[Fault]) -> usize {
+    faults
+        .iter()
+        .map(|fault| match fault.kind {
+            kind if kind.ends_the_process() => 3,
+            Kind::Answer(_) | Kind::SourceDown(_) | Kind::StaleWatches(_) => 4,
+            _ => 2,
+        })
+        .sum()
+}
+
+/// From the abort to the weight 0 that every parent has accepted.
+fn way_back(history: &[Version], times: &Times) -> Option<Duration> {
+    let aborted = times.aborted?;
+    let is_back = |version: &&Version| {
+        let Some(route) = version.object.as_ref().filter(|_| version.kind == "HTTPRoute" && version.at > aborted) else {
+            return false;
+        };
+        let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
+        let seen = route.pointer("/status/parents/0/conditions/0/observedGeneration").and_then(Value::as_i64);
+        canary_weight(route) == 0 && seen == generation
+    };
+    let back: Timestamp = history.iter().find(is_back)?.at;
+    Some(back.duration_since(aborted).unsigned_abs())
+}
+
+/// Ends a task with its test.
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn timeline(writes: &[super::layer::Write]) -> String {
+    let lines = writes.iter().map(|write| {
+        let said = write
+            .body
+            .pointer("/status/message")
+            .or_else(|| write.body.pointer("/metadata/name"))
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        format!(
+            "  {:>3} {} {:<6} {:<40} {:<4} {said}\n",
+            write.number,
+            write.at.strftime("%T%.3f"),
+            write.method,
+            write.target(),
+            write.status.map_or("-".to_owned(), |status| status.to_string()),
+        )
+    });
+    lines.collect()
+}

@@ -1,0 +1,202 @@
+//! What people do in a plan, step by step: each waits for what the Rollout says before it goes on, as a person would.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, bail};
+use jiff::Timestamp;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use serde_json::json;
+use stepgate_crds::status::{Phase, Run, RunState};
+use stepgate_crds::{Command, Rollout, RolloutStatus, Verb, names};
+
+use super::site;
+use super::source::Source;
+use crate::cluster::Namespace;
+use crate::shop::NAME;
+use crate::until::{Seen, until};
+
+/// The longest that anything may take, faults included.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A course that people take a Rollout through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Workload {
+    /// A good version goes through.
+    Promote,
+    /// A bad one is found at the first step.
+    Rollback,
+    /// A person aborts at the first step.
+    Abort,
+    /// A newer version comes at the first step, and goes through.
+    NewTemplate,
+    /// The Rollout is deleted at the first step.
+    Deletion,
+}
+
+impl Workload {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Promote,
+        Self::Rollback,
+        Self::Abort,
+        Self::NewTemplate,
+        Self::Deletion,
+    ];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Rollback => "rollback",
+            Self::Abort => "abort",
+            Self::NewTemplate => "new-template",
+            Self::Deletion => "deletion",
+        }
+    }
+
+    /// Whether the first step waits for a person, so that what comes next comes there.
+    pub fn waits_at_the_first_step(self) -> bool {
+        matches!(self, Self::Abort | Self::NewTemplate | Self::Deletion)
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.word())
+    }
+}
+
+impl FromStr for Workload {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|workload| workload.word() == text);
+        found.with_context(|| format!("there is no workload {text}"))
+    }
+}
+
+/// What happened when, for the checks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// When the abort was written.
+    pub aborted: Option<Timestamp>,
+}
+
+/// Takes the Rollout through its course, to its end.
+pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -> Result<Times> {
+    let mut times = Times::default();
+    for manifest in site::manifests(namespace, workload.waits_at_the_first_step()) {
+        site::apply(namespace, &manifest).await?;
+    }
+    reach(namespace, "Healthy", |status| status.phase == Some(Phase::Healthy)).await?;
+    site::apply(namespace, &site::deployment("v2")).await?;
+    match workload {
+        Workload::Promote => {}
+        Workload::Rollback => {
+            reach(namespace, "the first weight", in_force).await?;
+            source.turn_bad();
+            reach(namespace, "Failed", |status| status.phase == Some(Phase::Failed)).await?;
+            return Ok(times);
+        }
+        Workload::Abort => {
+            reach(namespace, "Paused", is_paused).await?;
+            times.aborted = Some(Timestamp::now());
+            command(namespace, Verb::Abort).await?;
+            reach(namespace, "Failed", |status| status.phase == Some(Phase::Failed)).await?;
+            return Ok(times);
+        }
+        Workload::NewTemplate => {
+            let first = reach(namespace, "Paused", is_paused).await?;
+            let first = first.run.map(|run| run.id);
+            site::apply(namespace, &site::deployment("v3")).await?;
+            reach(namespace, "the newer version's pause", |status| {
+                is_paused(status) && status.run.as_ref().map(|run| run.id.clone()) != first
+            })
+            .await?;
+            command(namespace, Verb::Promote).await?;
+        }
+        Workload::Deletion => {
+            reach(namespace, "Paused", is_paused).await?;
+            let rollouts: Api<Rollout> = namespace.api();
+            rollouts.delete(NAME, &DeleteParams::background()).await?;
+            return gone(namespace).await.map(|()| times);
+        }
+    }
+    reach(namespace, "Healthy after a promotion", |status| {
+        let promoted = status.history.first().is_some_and(|past| past.outcome.as_str() == "Promoted");
+        status.phase == Some(Phase::Healthy) && status.run.is_none() && promoted
+    })
+    .await?;
+    Ok(times)
+}
+
+fn is_paused(status: &RolloutStatus) -> bool {
+    matches!(status.run, Some(Run { state: RunState::Paused { .. }, .. }))
+}
+
+fn in_force(status: &RolloutStatus) -> bool {
+    status
+        .run
+        .as_ref()
+        .is_some_and(|run| run.weight > 0 && run.in_force.as_ref().is_some_and(|force| force.seq == run.seq))
+}
+
+async fn status(namespace: &Namespace) -> Result<Option<RolloutStatus>> {
+    let rollouts: Api<Rollout> = namespace.api();
+    Ok(rollouts.get_opt(NAME).await?.map(|rollout| rollout.status.unwrap_or_default()))
+}
+
+async fn reach(
+    namespace: &Namespace,
+    what: &str,
+    wanted: impl Fn(&RolloutStatus) -> bool,
+) -> Result<RolloutStatus> {
+    until(what, BOUND, async || {
+        Ok(match status(namespace).await? {
+            Some(status) if wanted(&status) => Seen::Done(status),
+            Some(status) => Seen::NotYet(format!(
+                "{:?}: {}",
+                status.phase,
+                status.message.as_deref().unwrap_or_default()
+            )),
+            None => Seen::NotYet("no Rollout".to_owned()),
+        })
+    })
+    .await
+}
+
+async fn gone(namespace: &Namespace) -> Result<()> {
+    until("the Rollout to be gone", BOUND, async || {
+        Ok(match status(namespace).await? {
+            None => Seen::Done(()),
+            Some(status) => Seen::NotYet(format!(
+                "{:?}: {}",
+                status.phase,
+                status.message.as_deref().unwrap_or_default()
+            )),
+        })
+    })
+    .await
+}
+
+async fn command(namespace: &Namespace, verb: Verb) -> Result<()> {
+    let Some(run) = status(namespace).await?.and_then(|status| status.run) else {
+        bail!("{}: there is no run", verb.as_str());
+    };
+    let command = Command {
+        verb,
+        step: u32::try_from(run.step + 1).ok().filter(|_| verb == Verb::Promote),
+        run: run.id,
+        full: false,
+        nonce: verb.as_str().to_owned(),
+    };
+    let patch = json!({"metadata": {"annotations": {names::COMMAND: serde_json::to_string(&command)?}}});
+    let rollouts: Api<Rollout> = namespace.api();
+    rollouts
+        .patch(NAME, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .with_context(|| format!("writing the command {}", verb.as_str()))?;
+    Ok(())
+}

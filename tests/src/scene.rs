@@ -88,10 +88,15 @@ impl Scene {
 
     /// Waits until the gateway serves the shop, and starts requests at this rate (a second).
     pub async fn load(&self, rate: f64) -> Result<LoadHandle> {
-        let options = LoadOptions {
+        self.load_with(LoadOptions {
             rate,
             ..shop::load(&self.namespace)
-        };
+        })
+        .await
+    }
+
+    /// The same with all that a load may be told.
+    pub async fn load_with(&self, options: LoadOptions) -> Result<LoadHandle> {
         until("the gateway to serve the shop", Duration::from_secs(30), async || {
             let one = LoadOptions {
                 count: Some(1),

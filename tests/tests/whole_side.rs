@@ -11,7 +11,8 @@ use stepgate_crds::Verb;
 use stepgate_crds::status::{Outcome, Phase};
 use stepgate_tests::scene::busy::{Judged, play};
 use stepgate_tests::scene::situations::{
-    abort_in_promotion, bounded, failed_verdict_in_promotion, newer_template_in_promotion, promoted,
+    abort_in_promotion, bounded, failed_verdict_in_promotion, newer_template_in_promotion, newer_template_in_restoring,
+    promoted,
 };
 use stepgate_tests::shop::{NAME, Shop};
 use tokio::time::sleep;
@@ -36,6 +37,26 @@ async fn a_failed_verdict_in_promotion_rolls_back_under_the_canary() -> Result<(
 async fn a_newer_template_in_promotion_waits_and_gets_its_own_run() -> Result<()> {
     let play = play("newer in promotion", bounded(4), Judged::ByCommands, async |busy| {
         newer_template_in_promotion(busy).await
+    });
+    play.await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_template_while_it_rolls_back_waits_and_gets_its_own_run() -> Result<()> {
+    let play = play("newer in restoring", bounded(4), Judged::ByCommands, async |busy| {
+        newer_template_in_restoring(busy).await
+    });
+    play.await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_of_a_deployment_that_is_recreated_rolls_back_under_the_canary() -> Result<()> {
+    let shop = Shop {
+        deployment: "  strategy: {type: Recreate}\n".to_owned(),
+        ..bounded(4)
+    };
+    let play = play("recreate, aborted", shop, Judged::ByCommands, async |busy| {
+        abort_in_promotion(busy).await
     });
     play.await.map(drop)
 }

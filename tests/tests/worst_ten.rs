@@ -1,4 +1,4 @@
-//! The worst ten situations of a rollout's life, end to end: a real gateway, real pods, 200 requests a second in each, and not one client
+//! The worst ten situations of a rollout's life, and one more, end to end: a real gateway, real pods, 200 requests a second in each, and not one client
 //! error that neither a bad version nor a killed pod explains.
 //!
 //! What explains a failure stands in `scene::busy`; a table says what clients saw in each.

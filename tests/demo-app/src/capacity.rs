@@ -1,48 +1,40 @@
-//! How many requests a second a pod carries: a bucket of two seconds' worth, so that moments of more are taken and a lasting surplus is not.
+//! How many requests a second a pod carries, by when they were due: what a busy machine holds up and lets through in one go is no surplus.
 //!
-//! It only counts; what becomes of a request that finds it empty is the caller's.
+//! It only counts; what becomes of a request beyond the capacity is the caller's.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
-/// Seconds of full rate that may come at once: what two cores that are busy with something else let pile up.
-const DEPTH: f64 = 2.0;
+/// How many seconds are remembered: longer than any client waits.
+const REMEMBERED: usize = 120;
 
-/// A bound on requests a second.
+/// A bound on requests a second, averaged over two seconds.
 pub(crate) struct Capacity {
-    rate: f64,
-    bucket: Mutex<Bucket>,
-}
-
-struct Bucket {
-    left: f64,
-    filled: Option<Instant>,
+    rate: u32,
+    /// Requests that were carried, by the second (since the epoch) in which they were due.
+    carried: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl Capacity {
-    /// A full bucket for this many requests a second; none for 0.
+    /// A bound of this many requests a second; none for 0.
     pub(crate) fn new(rate: u32) -> Option<Self> {
-        let rate = f64::from(rate);
-        (rate > 0.0).then(|| Self {
+        (rate > 0).then(|| Self {
             rate,
-            bucket: Mutex::new(Bucket {
-                left: rate * DEPTH,
-                filled: None,
-            }),
+            carried: Mutex::default(),
         })
     }
 
-    /// Whether a request that comes now is within the capacity.
-    pub(crate) fn take(&self, now: Instant) -> bool {
-        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = bucket
-            .filled
-            .map_or(0.0, |filled| now.saturating_duration_since(filled).as_secs_f64());
-        bucket.left = (bucket.left + passed * self.rate).min(self.rate * DEPTH);
-        bucket.filled = Some(bucket.filled.map_or(now, |filled| filled.max(now)));
-        let within = bucket.left >= 1.0;
+    /// Whether a request that was due at this time, in milliseconds since the epoch, is within the capacity. They may come in any order.
+    pub(crate) fn take(&self, due: u64) -> bool {
+        let second = due / 1000;
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |second: u64| carried.get(&second).copied().unwrap_or(0);
+        let within = of(second) + of(second.saturating_sub(1)) < 2 * self.rate;
         if within {
-            bucket.left -= 1.0;
+            *carried.entry(second).or_default() += 1;
+            while carried.len() > REMEMBERED {
+                carried.pop_first();
+            }
         }
         within
     }
@@ -50,37 +42,38 @@ impl Capacity {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// How many of the requests of so many seconds at this rate are within.
-    fn within(capacity: &Capacity, rate: u32, seconds: u32) -> u32 {
-        let begin = Instant::now();
-        let taken = (0..rate * seconds)
-            .filter(|&number| capacity.take(begin + Duration::from_secs(1) * number / rate))
-            .count();
-        u32::try_from(taken).unwrap()
+    fn within(capacity: &Capacity, rate: u64, seconds: u64, order: impl Fn(u64) -> u64) -> usize {
+        let all = rate * seconds;
+        let due = |number: u64| 1_000_000 + order(number) * 1000 / rate;
+        (0..all).filter(|&number| capacity.take(due(number))).count()
     }
 
     #[test]
     fn the_rate_itself_is_carried_for_ever() {
         let capacity = Capacity::new(20).unwrap();
-        assert_eq!(within(&capacity, 20, 60), 1200);
+        assert_eq!(within(&capacity, 20, 60, |number| number), 1200);
     }
 
     #[test]
     fn of_a_lasting_surplus_only_the_rate_is_carried() {
         let capacity = Capacity::new(20).unwrap();
-        let carried = within(&capacity, 40, 60);
-        // Two seconds' worth at the start, then the rate.
-        assert!((1_235..=1_241).contains(&carried), "{carried}");
+        let carried = within(&capacity, 40, 60, |number| number);
+        assert!((1_180..=1_240).contains(&carried), "{carried}");
+    }
+
+    #[test]
+    fn what_was_held_up_is_carried_in_whatever_order_it_comes() {
+        let capacity = Capacity::new(20).unwrap();
+        assert_eq!(within(&capacity, 16, 10, |number| number * 37 % 160), 160);
     }
 
     #[test]
     fn a_moment_of_more_is_carried_and_no_bound_is_none() {
         let capacity = Capacity::new(20).unwrap();
-        assert_eq!(within(&capacity, 39, 1), 39);
+        assert_eq!(within(&capacity, 39, 1, |number| number), 39);
         assert!(Capacity::new(0).is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! The demo application: answers any path with its version, and misbehaves as its environment says.
 //!
 //! VERSION (default `v1`) · ERROR_SHARE (`0.05` or `5%`: so many answers are 500 with `x-injected: true`) · LATENCY (`5ms`, before each
-//! answer) · CAPACITY (`50`: requests a second that it carries; those beyond are answered 503 with `x-demo: over-capacity`; 0, the
-//! default, is without bound) · SLOW_START (`10s`, not ready before) · CRASH_AFTER (`30s`, then exit code 1) · DRAIN (`2s`, see below) ·
+//! answer) · CAPACITY (`50`: requests a second that it carries, by when they were due, which the header `x-due` says in milliseconds since
+//! the epoch; those beyond are answered 503 with `x-demo: over-capacity`; 0, the default, is without bound) · SLOW_START (`10s`, not ready before) · CRASH_AFTER (`30s`, then exit code 1) · DRAIN (`2s`, see below) ·
 //! POD_IP and PORT (default 0.0.0.0 and 8080). `/healthz` is the readiness, `/metrics` is for Prometheus; neither is counted. A POST of a
 //! share to `/demo/error-share` puts it in the place of ERROR_SHARE: a version that turns bad while it runs.
 //!
@@ -13,7 +13,7 @@ use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -149,7 +149,11 @@ async fn change_error_share(State(application): State<Arc<Application>>, body: S
     }
 }
 
-async fn answer(State(application): State<Arc<Application>>, uri: Uri) -> (StatusCode, HeaderMap, String) {
+async fn answer(
+    State(application): State<Arc<Application>>,
+    uri: Uri,
+    asked: HeaderMap,
+) -> (StatusCode, HeaderMap, String) {
     let begin = Instant::now();
     if !application.latency.is_zero() {
         tokio::time::sleep(application.latency).await;
@@ -166,7 +170,7 @@ async fn answer(State(application): State<Arc<Application>>, uri: Uri) -> (Statu
     let within = application
         .capacity
         .as_ref()
-        .is_none_or(|capacity| capacity.take(begin));
+        .is_none_or(|capacity| capacity.take(due(&asked)));
     let code = if !within {
         headers.insert("x-demo", HeaderValue::from_static("over-capacity"));
         StatusCode::SERVICE_UNAVAILABLE
@@ -184,6 +188,15 @@ async fn answer(State(application): State<Arc<Application>>, uri: Uri) -> (Statu
         headers,
         format!("{{\"version\":{version:?},\"path\":{:?}}}\n", uri.path()),
     )
+}
+
+/// When a request was due by its own word, else now; milliseconds since the epoch.
+fn due(asked: &HeaderMap) -> u64 {
+    let said = asked.get("x-due").and_then(|due| due.to_str().ok()?.parse().ok());
+    said.unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 /// A number from 0 to 1 by splitmix64, evenly spread over its seeds.

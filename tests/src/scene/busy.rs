@@ -16,13 +16,15 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::witness::Witness;
 use super::{Scene, quick};
 use crate::cluster::{Cluster, Prometheus};
-use crate::load::{GATEWAY, LoadHandle, OVER_CAPACITY, Report};
+use crate::load::{GATEWAY, LoadHandle, LoadOptions, OVER_CAPACITY, Report};
 use crate::operator::OperatorOptions;
 use crate::record::status_line;
-use crate::shop::Shop;
+use crate::shop::{self, Shop};
 
 /// Requests a second.
 pub const RATE: f64 = 200.0;
+/// How long clients wait for an answer. Longer than a busy machine may stand still: that is nobody's failure.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// Scenes of one process that are busy at the same time: gateway, pods and load share two cores.
 const PLACES: usize = 4;
 /// The longest that a request which a killed pod took with it may have been under way before.
@@ -82,7 +84,12 @@ impl Busy {
             Judged::ByCommands => (None, OperatorOptions::led_by_commands()),
         };
         let scene = Scene::open_in(namespace, shop, options).await?;
-        let load = scene.load(RATE).await;
+        let load = LoadOptions {
+            rate: RATE,
+            timeout: PATIENCE,
+            ..shop::load(&scene.namespace)
+        };
+        let load = scene.load_with(load).await;
         let load = scene.told(load)?;
         Ok(Self {
             scene,
@@ -193,6 +200,6 @@ pub async fn play(name: &str, shop: Shop, judged: Judged, act: impl AsyncFnOnce(
         .take(24)
         .collect();
     let busy = Busy::open(short.trim_end_matches('-'), &shop, judged).await?;
-    let played = act(&busy).await;
+    let played = act(&busy).await.and_then(|()| busy.ensure_known_before_sent());
     busy.end(name, played).await
 }

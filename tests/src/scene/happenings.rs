@@ -133,12 +133,13 @@ impl Busy {
         Ok(())
     }
 
-    /// Acts as an autoscaler that sees only the load on stable's pods, and wants each to have `per_pod` requests a second: looks each
-    /// second, never lowers, and ends when `most` pods are asked for.
+    /// Acts as an autoscaler that sees only the load on stable's pods, and wants each to have `per_pod` requests a second: looks every
+    /// two seconds, never lowers, and ends when `most` pods are asked for.
     pub async fn autoscale(&self, per_pod: i64, most: i64) -> Result<()> {
         #[expect(clippy::cast_possible_truncation, reason = "a small whole number")]
         let rate = RATE as i64;
         until("the autoscaler to grow stable", BOUND, async || {
+            sleep(Duration::from_secs(2)).await;
             let moment = self.witness.now().context("nothing was seen of the shop")?;
             let asked = moment.wanted.unwrap_or(0);
             let load = rate * moment.stable_share / 100;
@@ -146,7 +147,6 @@ impl Busy {
             if wanted > asked {
                 self.scale(wanted).await?;
             }
-            sleep(Duration::from_secs(1)).await;
             Ok(if asked.max(wanted) >= most {
                 Seen::Done(())
             } else {
@@ -214,6 +214,22 @@ impl Busy {
             part.is_none(),
             "traffic on a Deployment that is not whole: {}",
             part.map(ToString::to_string).unwrap_or_default()
+        );
+        Ok(())
+    }
+
+    /// No write gave traffic to a canary that the route did not refer to before: a gateway that is told of a Service and of requests for it in
+    /// one breath may send them before it knows the Service.
+    pub fn ensure_known_before_sent(&self) -> Result<()> {
+        let moments = self.witness.moments();
+        let early = moments.windows(2).find_map(|pair| match pair {
+            [before, moment] if !before.refers_to_canary && moment.canary_share > 0 => Some(moment),
+            _ => None,
+        });
+        ensure!(
+            early.is_none(),
+            "the write that made the canary known to the gateway gave it traffic: {}",
+            early.map(ToString::to_string).unwrap_or_default()
         );
         Ok(())
     }

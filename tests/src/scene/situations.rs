@@ -13,12 +13,13 @@ use tokio::time::sleep;
 use super::busy::{Busy, Judged, RATE};
 use super::happenings::BOUND;
 use super::witness::CANARY;
+use crate::gitops;
 use crate::shop::{self, NAME, Shop};
 
 /// A step to all of the traffic, which only a command ends.
 const ALL: &str = "  steps: [{weight: 100, bake: 1h}]\n";
 /// How long pods of the new version take to start where the Deployment's roll is to be watched.
-const SLOW: &str = "SLOW_START=5s";
+const SLOW: &str = "SLOW_START=3s";
 
 /// What sends a run back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +149,28 @@ pub async fn failed_verdict_in_promotion(busy: &Busy) -> Result<()> {
     restored(busy).await
 }
 
+/// A newer template while the Deployment rolls back: stable's is put back again, the run ends as failed, then the newer one gets its own run.
+pub async fn newer_template_in_restoring(busy: &Busy) -> Result<()> {
+    busy.ship_to(&[SLOW], 100).await?;
+    busy.to_mid_promotion().await?;
+    let first = run_id(busy)?;
+    busy.scene.command(Verb::Abort).await?;
+    busy.status("Restoring", |status| status.phase == Some(Phase::Restoring))
+        .await?;
+    shop::ship_with(&busy.scene.namespace, &["VERSION=v3", "SLOW_START=0s"]).await?;
+    busy.status("the newer template's own run", |status| {
+        status.run.as_ref().is_some_and(|run| run.id != first)
+    })
+    .await?;
+    busy.at_weight(100).await?;
+    busy.scene.command(Verb::Promote).await?;
+    let status = busy.ended(Outcome::Promoted).await?;
+    let outcomes: Vec<Outcome> = status.history.iter().map(|past| past.outcome).collect();
+    ensure!(outcomes == [Outcome::Promoted, Outcome::Failed], "{outcomes:?}");
+    busy.serves("v3").await?;
+    busy.ensure_never_on_a_part()
+}
+
 /// The end of a run that was taken back in promotion: never on a part, v1 serves from a Deployment that is let go.
 async fn restored(busy: &Busy) -> Result<()> {
     busy.status("Restoring", |status| {
@@ -168,7 +191,7 @@ pub async fn newer_template_in_promotion(busy: &Busy) -> Result<()> {
     busy.ship_to(&[SLOW], 100).await?;
     busy.to_mid_promotion().await?;
     let first = run_id(busy)?;
-    shop::ship_with(&busy.scene.namespace, &["VERSION=v3"]).await?;
+    shop::ship_with(&busy.scene.namespace, &["VERSION=v3", "SLOW_START=0s"]).await?;
     busy.status("the newer template's own run", |status| {
         status.run.as_ref().is_some_and(|run| run.id != first)
     })
@@ -244,21 +267,10 @@ pub async fn canary_killed(busy: &Busy) -> Result<()> {
 pub async fn gitops_every_five_seconds(busy: &Busy) -> Result<()> {
     let namespace = &busy.scene.namespace;
     busy.ship_to(&[], 50).await?;
-    let manifest = busy_route(busy);
+    let manifest = gitops::manifest(&Shop::default().route(namespace), "HTTPRoute")?;
+    let site = gitops::Site::of(namespace);
     for _ in 0..5 {
-        namespace
-            .kubectl_and_warnings(
-                &[
-                    "apply",
-                    "--server-side",
-                    "--force-conflicts",
-                    "--field-manager=gitops",
-                    "-f",
-                    "-",
-                ],
-                &manifest,
-            )
-            .await?;
+        site.apply(gitops::ARGO_CD, &manifest).await?;
         sleep(Duration::from_secs(5)).await;
     }
     let flips = busy.ensure_covered(Timestamp::UNIX_EPOCH, 4)?;
@@ -295,10 +307,6 @@ pub async fn deployment_made_anew(busy: &Busy, shop: &Shop) -> Result<()> {
     busy.lost_pods(from, to);
     busy.ended(Outcome::Replaced).await?;
     busy.serves("v1").await
-}
-
-fn busy_route(busy: &Busy) -> String {
-    Shop::default().route(&busy.scene.namespace)
 }
 
 fn run_id(busy: &Busy) -> Result<String> {

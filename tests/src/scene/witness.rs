@@ -49,6 +49,8 @@ pub struct Moment {
     pub stable_share: i64,
     /// The same of the canary's.
     pub canary_share: i64,
+    /// Every rule of the route refers to the canary's Service, at whatever weight.
+    pub refers_to_canary: bool,
     /// The mark of the run's intent on the route.
     pub mark: Option<String>,
     /// How many pods the user's Deployment asks for; none where there is none.
@@ -125,6 +127,7 @@ enum Change {
     Route {
         stable: i64,
         canary: i64,
+        refers: bool,
         mark: Option<String>,
     },
     Deployment(i64),
@@ -172,6 +175,7 @@ impl Witness {
                 kind: write.kind,
                 stable_share: 100,
                 canary_share: 0,
+                refers_to_canary: false,
                 mark: None,
                 wanted: None,
                 sets: BTreeMap::new(),
@@ -207,8 +211,17 @@ impl Drop for Witness {
 impl Moment {
     fn take(&mut self, write: Write) {
         match (write.kind, write.change) {
-            (_, Change::Route { stable, canary, mark }) => {
-                (self.stable_share, self.canary_share, self.mark) = (stable, canary, mark);
+            (
+                _,
+                Change::Route {
+                    stable,
+                    canary,
+                    refers,
+                    mark,
+                },
+            ) => {
+                (self.stable_share, self.canary_share) = (stable, canary);
+                (self.refers_to_canary, self.mark) = (refers, mark);
             }
             (_, Change::Deployment(wanted)) => self.wanted = Some(wanted),
             (_, Change::Set(set)) => {
@@ -265,7 +278,7 @@ fn route(object: &DynamicObject) -> Option<Change> {
         return None;
     }
     let rules = object.data.pointer("/spec/rules").and_then(Value::as_array);
-    let (mut stable, mut canary) = (0, 0);
+    let (mut stable, mut canary, mut refers) = (0, 0, true);
     for rule in rules.into_iter().flatten() {
         let backends = rule.get("backendRefs").and_then(Value::as_array);
         let weight_of = |service: &str| -> i64 {
@@ -276,6 +289,8 @@ fn route(object: &DynamicObject) -> Option<Change> {
                 .map(|backend| backend.get("weight").and_then(Value::as_i64).unwrap_or(1))
                 .sum()
         };
+        let is_canary = |backend: &Value| backend.get("name").and_then(Value::as_str) == Some(CANARY);
+        refers &= backends.into_iter().flatten().any(is_canary);
         let (to_stable, to_canary) = (weight_of(NAME), weight_of(CANARY));
         let all = (to_stable + to_canary).max(1);
         stable = stable.max(to_stable * 100 / all);
@@ -284,6 +299,7 @@ fn route(object: &DynamicObject) -> Option<Change> {
     Some(Change::Route {
         stable,
         canary,
+        refers,
         mark: object.annotations().get(names::RUN).cloned(),
     })
 }

@@ -3,6 +3,11 @@
 //!
 //! The tools themselves are not here. What is imitated of each, and from which of its sources, stands at the function that does it.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "JSON is looked into by its fields; what is not there reads as null"
+)]
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

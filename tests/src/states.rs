@@ -17,6 +17,7 @@ use stepgate_crds::{RolloutStatus, Verb};
 use tokio::sync::Semaphore;
 
 use crate::cluster::{Cluster, Namespace};
+use crate::gitops;
 use crate::load::{Load, LoadOptions};
 use crate::operator::OperatorOptions;
 use crate::record::status_line;
@@ -157,7 +158,7 @@ impl State {
         }
         seen(scene, self.phase()).await?;
         if self == Self::Preparing {
-            exists(namespace, "checkout-canary").await?;
+            prepared(scene).await?;
         }
         Ok(kept)
     }
@@ -240,9 +241,27 @@ pub fn shop() -> Shop {
     }
 }
 
+/// The shop's Deployment as it stands in Git: this version, and the number of pods left to an autoscaler.
+pub fn deployment_in_git(version: &str) -> Result<Value> {
+    let text = shop().application().replace("value: v1", &format!("value: {version}"));
+    let mut manifest = gitops::manifest(&text, "Deployment")?;
+    let spec = manifest
+        .get_mut("spec")
+        .and_then(Value::as_object_mut)
+        .context("a spec")?;
+    spec.remove("replicas");
+    spec.insert("strategy".to_owned(), strategy());
+    Ok(manifest)
+}
+
+/// A roll takes a pod first.
+fn strategy() -> Value {
+    json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}})
+}
+
 /// Ships v2 and waits until this weight is in force.
 async fn at(scene: &Scene, weight: i32) -> Result<()> {
-    let strategy = json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}});
+    let strategy = json!({"spec": {"strategy": strategy()}});
     let patch = ["patch", "deployment", NAME, "--patch", &strategy.to_string()];
     scene.namespace.kubectl(&patch).await?;
     shop::ship(&scene.namespace, "v2", "0%").await?;
@@ -321,10 +340,16 @@ async fn one_pod_left(namespace: &Namespace) -> Result<()> {
     .await
 }
 
-async fn exists(namespace: &Namespace, deployment: &str) -> Result<()> {
-    until("the canary Deployment", BOUND, async || {
-        shop::object(namespace, "apps/v1", "Deployment", deployment).await?;
-        Ok(Seen::Done(()))
+/// Waits until all is there that preparing makes, but ready pods.
+async fn prepared(scene: &Scene) -> Result<()> {
+    until("the canary and its backendRef", BOUND, async || {
+        shop::object(&scene.namespace, "apps/v1", "Deployment", "checkout-canary").await?;
+        let weights = scene.record.accepted_weights();
+        Ok(if weights.last() == Some(&Some(0)) {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(format!("accepted weights {weights:?}"))
+        })
     })
     .await
 }

@@ -122,12 +122,11 @@ async fn each_verb_in_each_state_means_what_the_page_says() -> Result<()> {
     let cluster = Cluster::attach().await?;
     let table = table();
     let cases = cases();
-    states::all(
-        cases
-            .iter()
-            .map(|case| (case.row, in_state(&cluster, case, &table[case.row]))),
-    )
-    .await
+    let tries = cases.iter().map(|case| {
+        let tried = in_state(&cluster, case, &table[case.row]);
+        (case.row, Box::pin(tried))
+    });
+    states::all(tries).await
 }
 
 async fn in_state(cluster: &Cluster, case: &Case, row: &BTreeMap<String, String>) -> Result<()> {

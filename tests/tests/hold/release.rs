@@ -121,7 +121,7 @@ async fn released(scene: &mut Scene, state: State) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn released_without_an_operator_in_each_state_it_is_plain_kubernetes() -> Result<()> {
     let cluster = Cluster::attach().await?;
-    states::all(State::ALL.map(|state| (state, uninstalled(&cluster, state)))).await
+    states::all(State::ALL.map(|state| (state, Box::pin(uninstalled(&cluster, state))))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -487,7 +487,12 @@ async fn of_two_commands_at_once_one_wins_and_the_other_is_told() -> Result<()> 
         "{first:?}, {second:?}"
     );
     shop::wait(&namespace, Phase::Failed, BOUND).await?;
-    at_once(&namespace, "retry", &[waits, "is under way", "went on while"]).await?;
+    at_once(
+        &namespace,
+        "retry",
+        &[waits, "only a version that failed", "went on while"],
+    )
+    .await?;
     shop::wait_for_weight(&namespace, 10, BOUND).await?;
     // Nobody leads: a promote waits, an abort takes its place, and who waits for the promote is told.
     operator.kill().await?;

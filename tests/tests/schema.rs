@@ -114,7 +114,9 @@ async fn what_the_page_spells_out_is_accepted() -> Result<()> {
             ],
             "analysis": {"interval": "30s", "source": "default", "provider": "auto", "errorRate": {"max": "1%"}},
             "progressDeadline": "10m",
+            "suspend": false,
         }),
+        json!({"suspend": true}),
         json!({"steps": [{"weight": 100}]}),
         json!({"steps": [{"weight": 0}, {"weight": 0}, {"weight": 100}, {"weight": 100}]}),
         json!({"steps": (1..=20).map(|step| json!({"weight": step * 5})).collect::<Vec<_>>()}),
@@ -225,8 +227,9 @@ async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result
         ),
         (json!({"workload": {"name": ""}}), "spec.workload.name"),
         (json!({"workload": null}), "workload: Required value"),
+        (json!({"suspend": "yes"}), "must be of type boolean"),
         // What is not there yet, and what was mistyped.
-        (json!({"suspend": true}), "unknown field \"spec.suspend\""),
+        (json!({"suspended": true}), "unknown field \"spec.suspended\""),
         (
             json!({"steps": [{"weight": 100, "mirror": "20%"}]}),
             "unknown field \"spec.steps[0].mirror\"",

@@ -141,3 +141,27 @@ impl Run {
         SocketAddr::new(self.listen_address, self.port)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(flags: &[&str]) -> Run {
+        let arguments = ["stepgate", "run"].iter().chain(flags);
+        let Command::Run(run) = Arguments::try_parse_from(arguments).unwrap().command;
+        *run
+    }
+
+    #[test]
+    fn without_a_flag_every_limit_is_what_the_documentation_states() {
+        assert_eq!(run(&[]).limits().unwrap(), Limits::default());
+    }
+
+    #[test]
+    fn a_brake_takes_three_spans() {
+        let limits = run(&["--brake=2s,3s,4s"]).limits().unwrap();
+        assert_eq!(limits.brake, [Span::seconds(2), Span::seconds(3), Span::seconds(4)]);
+        let error = run(&["--brake=2s"]).limits().unwrap_err();
+        assert!(error.contains("--brake: 1 spans given, 3 are needed"), "{error}");
+    }
+}

@@ -21,7 +21,7 @@ use http::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -37,6 +37,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Interceptor {
     kubeconfig: PathBuf,
     holds: Holds,
+    cut: watch::Sender<bool>,
     server: JoinHandle<()>,
 }
 
@@ -99,6 +100,7 @@ struct Passage {
     client: reqwest::Client,
     token: String,
     holds: Holds,
+    cut: watch::Receiver<bool>,
 }
 
 impl Interceptor {
@@ -113,7 +115,9 @@ impl Interceptor {
             .build()
             .context("making the proxy's client")?;
         let holds = Holds::default();
+        let cut = watch::Sender::new(false);
         let passage = Passage {
+            cut: cut.subscribe(),
             client,
             token: service_account_token(&cluster.client(), SYSTEM, ACCOUNT).await?,
             holds: Arc::clone(&holds),
@@ -128,6 +132,7 @@ impl Interceptor {
         Ok(Self {
             kubeconfig,
             holds,
+            cut,
             server,
         })
     }
@@ -135,6 +140,11 @@ impl Interceptor {
     /// The kubeconfig that leads through it.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The network behind it is gone, or back: nothing arrives any more, no answer comes, and open watches fall silent.
+    pub fn cut(&self, is_cut: bool) {
+        self.cut.send_replace(is_cut);
     }
 
     /// Holds back the next request that matches.
@@ -224,6 +234,7 @@ async fn pass(State(passage): State<Passage>, request: Request) -> Response {
         return failed("the request's body could not be read");
     };
     let text = String::from_utf8_lossy(&body).into_owned();
+    passage.joined().await;
     let waiting = {
         let mut holds = passage.holds.lock().unwrap_or_else(PoisonError::into_inner);
         let place = holds
@@ -233,7 +244,7 @@ async fn pass(State(passage): State<Passage>, request: Request) -> Response {
     };
     let Some(waiting) = waiting else {
         return match passage.send(head.method, &path, &head.headers, body).await {
-            Ok(answer) => streamed(answer),
+            Ok(answer) => streamed(answer, passage),
             Err(error) => failed(&format!("{error:#}")),
         };
     };
@@ -262,6 +273,14 @@ async fn pass(State(passage): State<Passage>, request: Request) -> Response {
 }
 
 impl Passage {
+    /// Comes back while the network is there.
+    async fn joined(&self) {
+        let mut cut = self.cut.clone();
+        if cut.wait_for(|is_cut| !is_cut).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -295,14 +314,15 @@ impl Passage {
 }
 
 /// The answer, piece by piece as it comes: a watch never ends.
-fn streamed(answer: reqwest::Response) -> Response {
+fn streamed(answer: reqwest::Response, passage: Passage) -> Response {
     let (status, mut headers) = (answer.status(), answer.headers().clone());
     for hop in [CONNECTION, TRANSFER_ENCODING] {
         headers.remove(hop);
     }
-    let pieces = stream::try_unfold(answer, |mut answer| async move {
+    let pieces = stream::try_unfold((answer, passage), |(mut answer, passage)| async move {
         let piece = answer.chunk().await?;
-        Ok::<_, reqwest::Error>(piece.map(|piece| (piece, answer)))
+        passage.joined().await;
+        Ok::<_, reqwest::Error>(piece.map(|piece| (piece, (answer, passage))))
     });
     let mut response = Response::new(Body::from_stream(pieces));
     *response.status_mut() = status;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -172,6 +173,38 @@ impl Operator {
             process.stop(Duration::from_secs(15)).await?;
         }
         Ok(())
+    }
+
+    /// SIGSTOP: as a node that hangs. Whatever was under way stays so.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT after `freeze`.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let id = self.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let id = id.with_context(|| format!("{} does not run", self.name))?;
+        kill_process(id, signal).with_context(|| format!("a signal to {}", self.name))
+    }
+
+    /// Waits until the process has ended by itself, and forgets it.
+    pub async fn ended(&mut self, bound: Duration) -> Result<std::process::ExitStatus> {
+        let mut process = self
+            .process
+            .take()
+            .with_context(|| format!("{} does not run", self.name))?;
+        tokio::time::timeout(bound, process.ended())
+            .await
+            .with_context(|| format!("{} did not end within {} s", self.name, bound.as_secs()))?
+    }
+
+    /// The identity under which it holds the Lease.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Waits until the process that was started last leads, by its log.

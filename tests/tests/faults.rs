@@ -31,7 +31,10 @@ async fn every_course_with_a_fault_comes_to_the_same_end_and_breaks_no_rule() ->
     let told: String = failed.iter().map(|outcome| report::failure(outcome)).collect();
     ensure!(failed.is_empty(), "{} of {all} plans failed:\n{told}", failed.len());
     let struck = outcomes.iter().filter(|outcome| outcome.left == 0).count();
-    ensure!(struck * 10 >= all * 9, "only {struck} of {all} faults found their place");
+    ensure!(
+        struck * 10 >= all * 9,
+        "only {struck} of {all} faults found their place"
+    );
     Ok(())
 }
 
@@ -55,6 +58,9 @@ async fn each_rule_is_seen_to_be_broken() -> Result<()> {
         .map(|(rule, _)| *rule)
         .filter(|rule| !BUGS.iter().any(|bug| bug.rule == *rule))
         .collect();
-    ensure!(without.is_empty(), "no bug shows that these rules can be broken: {without:?}");
+    ensure!(
+        without.is_empty(),
+        "no bug shows that these rules can be broken: {without:?}"
+    );
     Ok(())
 }

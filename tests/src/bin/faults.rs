@@ -77,6 +77,10 @@ async fn main() -> Result<()> {
         *counts.entry(outcome.plan.workload.to_string()).or_insert(0) += 1;
         counts
     });
-    ensure!(failed.is_empty(), "{} of {all} plans failed: {by_workload:?}", failed.len());
+    ensure!(
+        failed.is_empty(),
+        "{} of {all} plans failed: {by_workload:?}",
+        failed.len()
+    );
     Ok(())
 }

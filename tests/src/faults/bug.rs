@@ -71,7 +71,13 @@ pub const BUGS: [Bug; 15] = [
     bug(14, Workload::Promote, ROUTE, 2, Act::Merge(WORKLOAD, replicas)),
     bug(16, Workload::Promote, ROUTE, 2, Act::Panic),
     bug(17, Workload::Promote, ROUTE, 2, Act::Merge(STATUS, long_message)),
-    bug(19, Workload::Promote, "PATCH deployments/checkout", 2, Act::Weigh(0, 100)),
+    bug(
+        19,
+        Workload::Promote,
+        "PATCH deployments/checkout",
+        2,
+        Act::Weigh(0, 100),
+    ),
     bug(20, Workload::Promote, ROUTE, 3, Act::Mark("RUN.1")),
 ];
 
@@ -160,8 +166,13 @@ impl Saboteur {
             Act::DeleteCanary => self.send(&tap, "DELETE", CANARY, None).await,
             Act::Merge(path, body) => self.send(&tap, "PATCH", path, Some(&body())).await,
             Act::GoOn => loop {
-                self.send(&tap, "PATCH", WORKLOAD, Some(&json!({"metadata": {"labels": {"restless": run}}})))
-                    .await?;
+                self.send(
+                    &tap,
+                    "PATCH",
+                    WORKLOAD,
+                    Some(&json!({"metadata": {"labels": {"restless": run}}})),
+                )
+                .await?;
                 sleep(Duration::from_millis(300)).await;
             },
             Act::Panic => {

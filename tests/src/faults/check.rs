@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,7 +14,6 @@ use stepgate_crds::status::{Run, RunState};
 
 use super::layer::Write;
 use super::observer::{Version, World};
-use super::process::limits;
 use crate::shop::NAME;
 
 /// The canary's Service and Deployment.
@@ -25,10 +25,16 @@ const LATE: i64 = 250;
 
 /// The rules that are checked here, by their numbers in the list of invariants.
 pub const RULES: [(u8, &str); 15] = [
-    (1, "managed weights are percentages that sum to 100; before and after, the rule is the user's"),
+    (
+        1,
+        "managed weights are percentages that sum to 100; before and after, the rule is the user's",
+    ),
     (2, "a rise goes to the weight of the run's step"),
     (3, "the next step is preceded by a pass or a person's word"),
-    (4, "no rise without ready canary endpoints, no fall while stable has none and the canary has"),
+    (
+        4,
+        "no rise without ready canary endpoints, no fall while stable has none and the canary has",
+    ),
     (5, "no backend goes before weight 0 was accepted for the drain"),
     (7, "after an abort nothing rises"),
     (8, "every write carries what it was decided on"),
@@ -37,7 +43,10 @@ pub const RULES: [(u8, &str); 15] = [
     (11, "at rest nothing more is written"),
     (14, "replicas of the user's Deployment are never written"),
     (16, "no panic"),
-    (17, "status has at most 16 KiB, 4 at rest; at most steps + 6 Events a run"),
+    (
+        17,
+        "status has at most 16 KiB, 4 at rest; at most steps + 6 Events a run",
+    ),
     (19, "while the Deployment rolls, nothing sends traffic to it"),
     (20, "no older intent takes effect after a newer one"),
 ];
@@ -58,27 +67,32 @@ impl fmt::Display for Violation {
 }
 
 /// Everything that is wrong with a history, given the writes of the operator in it.
-pub fn check(history: &[Version], writes: &[Write], steps: &[i64]) -> Vec<Violation> {
+pub fn check(history: &[Version], writes: &[Write], steps: &[i64], drain: Duration) -> Vec<Violation> {
     let ours: BTreeSet<u64> = writes.iter().filter_map(|write| write.version).collect();
-    let mut checker = Checker {
-        steps,
-        world: World::default(),
-        violations: Vec::new(),
-        zero: None,
-        ended: BTreeSet::new(),
-        seqs: BTreeMap::new(),
-    };
+    let mut checker = Checker::new(steps, drain);
     for write in writes {
         checker.request(write);
     }
-    for version in history {
-        let by_us = ours.contains(&version.version) || (version.object.is_none() && deleted_by_us(version, writes));
-        if by_us {
-            checker.write(version);
-        }
-        checker.world.take(version);
-        checker.look(version);
-    }
+    checker.follow(history, |version| {
+        ours.contains(&version.version) || (version.object.is_none() && deleted_by_us(version, writes))
+    });
+    checker.violations
+}
+
+/// The same for operators that are processes of their own: their writes are told by the field manager that wrote last.
+pub fn check_stored(history: &[Version], steps: &[i64], drain: Duration) -> Vec<Violation> {
+    let mut checker = Checker::new(steps, drain);
+    checker.follow(history, |version| {
+        let Some(object) = &version.object else {
+            return version.name == CANARY;
+        };
+        let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let last = entries.into_iter().flatten().max_by_key(|entry| {
+            let time = entry.get("time").and_then(Value::as_str).unwrap_or_default();
+            time.to_owned()
+        });
+        last.and_then(|entry| entry.get("manager")) == Some(&json!(stepgate_crds::names::MANAGER))
+    });
     checker.violations
 }
 
@@ -96,6 +110,7 @@ fn deleted_by_us(version: &Version, writes: &[Write]) -> bool {
 
 struct Checker<'a> {
     steps: &'a [i64],
+    drain: Duration,
     world: World,
     violations: Vec<Violation>,
     /// Since when no gateway sends anything to the canary: weight 0 at an accepted generation.
@@ -106,13 +121,38 @@ struct Checker<'a> {
     seqs: BTreeMap<String, i64>,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    fn new(steps: &'a [i64], drain: Duration) -> Self {
+        Self {
+            steps,
+            drain,
+            world: World::default(),
+            violations: Vec::new(),
+            zero: None,
+            ended: BTreeSet::new(),
+            seqs: BTreeMap::new(),
+        }
+    }
+
+    fn follow(&mut self, history: &[Version], is_ours: impl Fn(&Version) -> bool) {
+        for version in history {
+            if is_ours(version) {
+                self.write(version);
+            }
+            self.world.take(version);
+            self.look(version);
+        }
+    }
+
     fn broken(&mut self, rule: u8, what: String) {
         self.violations.push(Violation { rule, what });
     }
 
     fn status(&self) -> RolloutStatus {
-        let status = self.world.get("Rollout", NAME).and_then(|rollout| rollout.get("status"));
+        let status = self
+            .world
+            .get("Rollout", NAME)
+            .and_then(|rollout| rollout.get("status"));
         status
             .and_then(|status| serde_json::from_value(status.clone()).ok())
             .unwrap_or_default()
@@ -221,7 +261,10 @@ impl Checker<'_> {
         if new > old {
             let step = usize::try_from(run.step).ok().and_then(|step| self.steps.get(step));
             if step != Some(&new) || goes_back(&run.state) {
-                self.broken(2, format!("from {old} % to {new} % in step {} ({:?})", run.step, run.state));
+                self.broken(
+                    2,
+                    format!("from {old} % to {new} % in step {} ({:?})", run.step, run.state),
+                );
             }
             if canary == 0 {
                 self.broken(4, format!("from {old} % to {new} % with no ready canary endpoint"));
@@ -279,7 +322,7 @@ impl Checker<'_> {
     }
 
     fn removal(&mut self, version: &Version) {
-        let drain = limits().drain.as_millis();
+        let drain = i64::try_from(self.drain.as_millis()).unwrap_or(i64::MAX);
         let waited = self
             .zero
             .map(|since| version.at.as_millisecond() - since.as_millisecond());
@@ -308,9 +351,10 @@ impl Checker<'_> {
         let parents = route.pointer("/status/parents").and_then(Value::as_array);
         let accepted = parents.into_iter().flatten().all(|parent| {
             let conditions = parent.get("conditions").and_then(Value::as_array);
-            conditions.into_iter().flatten().all(|condition| {
-                condition.get("observedGeneration").and_then(Value::as_i64) >= generation
-            })
+            conditions
+                .into_iter()
+                .flatten()
+                .all(|condition| condition.get("observedGeneration").and_then(Value::as_i64) >= generation)
         });
         if canary_weight(route) > 0 {
             self.zero = None;
@@ -368,7 +412,12 @@ pub fn canary_weight(route: &Value) -> i64 {
 /// A route without what is ours to change.
 fn users_part(route: &Value) -> Value {
     let mut spec = route.get("spec").cloned().unwrap_or_default();
-    for rule in spec.pointer_mut("/rules").and_then(Value::as_array_mut).into_iter().flatten() {
+    for rule in spec
+        .pointer_mut("/rules")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let Some(refs) = rule.get_mut("backendRefs").and_then(Value::as_array_mut) else {
             continue;
         };
@@ -377,7 +426,10 @@ fn users_part(route: &Value) -> Value {
             one.remove("weight");
         }
     }
-    let mut annotations = route.pointer("/metadata/annotations").cloned().unwrap_or_else(|| json!({}));
+    let mut annotations = route
+        .pointer("/metadata/annotations")
+        .cloned()
+        .unwrap_or_else(|| json!({}));
     if let Some(annotations) = annotations.as_object_mut() {
         annotations.remove("stepgate.dev/run");
     }

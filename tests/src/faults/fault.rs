@@ -93,7 +93,9 @@ impl FromStr for Fault {
         let (kind, at) = text
             .split_once('@')
             .with_context(|| format!("fault `{text}`: it is KIND@WRITE, such as lost@7"))?;
-        let at = at.parse().with_context(|| format!("fault `{text}`: {at} is no number"))?;
+        let at = at
+            .parse()
+            .with_context(|| format!("fault `{text}`: {at} is no number"))?;
         let number = |prefix: &str| {
             let digits = kind.strip_prefix(prefix)?;
             digits.parse::<u32>().ok()
@@ -134,7 +136,14 @@ mod tests {
 
     #[test]
     fn a_fault_reads_as_it_is_written() {
-        for text in ["crash-after@3", "answer-429@12", "late-800@1", "stale-1500@2", "gone-watches@9", "source-down-900@4"] {
+        for text in [
+            "crash-after@3",
+            "answer-429@12",
+            "late-800@1",
+            "stale-1500@2",
+            "gone-watches@9",
+            "source-down-900@4",
+        ] {
             let fault: Fault = text.parse().unwrap_or_else(|error| panic!("{text}: {error:#}"));
             assert_eq!(fault.to_string(), text);
         }

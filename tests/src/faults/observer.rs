@@ -171,7 +171,9 @@ impl World {
     /// Ready endpoints of a Service.
     pub fn ready(&self, service: &str) -> usize {
         self.all("EndpointSlice")
-            .filter(|slice| slice.pointer("/metadata/labels/kubernetes.io~1service-name") == Some(&Value::from(service)))
+            .filter(|slice| {
+                slice.pointer("/metadata/labels/kubernetes.io~1service-name") == Some(&Value::from(service))
+            })
             .flat_map(|slice| slice.get("endpoints").and_then(Value::as_array).into_iter().flatten())
             .filter(|endpoint| endpoint.pointer("/conditions/ready") == Some(&Value::Bool(true)))
             .count()

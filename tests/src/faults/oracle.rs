@@ -30,7 +30,11 @@ impl End {
         for write in accepted().filter(|write| write.target() != status) {
             // Records of templates are named by their number: how many there were is what counts.
             let target = write.target();
-            let target = target.split('/').next().filter(|kind| *kind == "podtemplates").unwrap_or(&target);
+            let target = target
+                .split('/')
+                .next()
+                .filter(|kind| *kind == "podtemplates")
+                .unwrap_or(&target);
             let verb = match write.method.as_str() {
                 "POST" => "create",
                 "DELETE" => "delete",
@@ -52,7 +56,10 @@ impl End {
             differences.push(format!("the end is {} and without faults {}", self.state, oracle.state));
         }
         if self.writes != oracle.writes {
-            differences.push(format!("the writes were {:?} and without faults {:?}", self.writes, oracle.writes));
+            differences.push(format!(
+                "the writes were {:?} and without faults {:?}",
+                self.writes, oracle.writes
+            ));
         }
         if self.commits > oracle.commits + slack {
             differences.push(format!(

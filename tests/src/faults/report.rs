@@ -10,7 +10,11 @@ use super::workload::Workload;
 
 /// A failed plan: what was wrong, how to run it alone, and what was written.
 pub fn failure(outcome: &Outcome) -> String {
-    let mut text = format!("--- {} failed after {:.1} s\n", outcome.plan, outcome.took.as_secs_f64());
+    let mut text = format!(
+        "--- {} failed after {:.1} s\n",
+        outcome.plan,
+        outcome.took.as_secs_f64()
+    );
     for violation in &outcome.violations {
         let _ = writeln!(text, "  {violation}");
     }

@@ -195,11 +195,17 @@ impl Range {
             left: 0,
             timeline: String::new(),
         };
-        let lived = timeout(BOUND, self.live(&plan, &tap, &source, oracle.as_ref(), bug, &mut outcome)).await;
+        let lived = timeout(
+            BOUND,
+            self.live(&plan, &tap, &source, oracle.as_ref(), bug, &mut outcome),
+        )
+        .await;
         match lived {
             Ok(Ok(())) => {}
             Ok(Err(error)) => outcome.wrong.push(format!("{error:#}")),
-            Err(_) => outcome.wrong.push(format!("it did not end within {} s", BOUND.as_secs())),
+            Err(_) => outcome
+                .wrong
+                .push(format!("it did not end within {} s", BOUND.as_secs())),
         }
         tap.end_life();
         let writes = tap.writes();
@@ -256,7 +262,12 @@ impl Range {
         }
         let history = self.observer.history(namespace.name());
         self.observer.forget(namespace.name());
-        outcome.violations.extend(check::check(&history, &writes, &STEPS));
+        outcome.violations.extend(check::check(
+            &history,
+            &writes,
+            &STEPS,
+            process::limits().drain.duration(),
+        ));
         let times = driven?;
         if let Err(error) = ended {
             outcome.violations.push(Violation {
@@ -303,7 +314,11 @@ impl Range {
             if tap.writes().len() == before {
                 return Ok(());
             }
-            anyhow::ensure!(Instant::now() < deadline, "it goes on writing:\n{}", timeline(&tap.writes()));
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "it goes on writing:\n{}",
+                timeline(&tap.writes())
+            );
         }
     }
 }
@@ -325,11 +340,17 @@ fn slack(faults: &[Fault]) -> usize {
 fn way_back(history: &[Version], times: &Times) -> Option<Duration> {
     let aborted = times.aborted?;
     let is_back = |version: &&Version| {
-        let Some(route) = version.object.as_ref().filter(|_| version.kind == "HTTPRoute" && version.at > aborted) else {
+        let Some(route) = version
+            .object
+            .as_ref()
+            .filter(|_| version.kind == "HTTPRoute" && version.at > aborted)
+        else {
             return false;
         };
         let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
-        let seen = route.pointer("/status/parents/0/conditions/0/observedGeneration").and_then(Value::as_i64);
+        let seen = route
+            .pointer("/status/parents/0/conditions/0/observedGeneration")
+            .and_then(Value::as_i64);
         canary_weight(route) == 0 && seen == generation
     };
     let back: Timestamp = history.iter().find(is_back)?.at;

@@ -73,10 +73,16 @@ pub async fn apply(namespace: &Namespace, object: &serde_json::Value) -> Result<
     use kube::api::{DynamicObject, Patch, PatchParams};
     use kube::core::{ApiResource, GroupVersionKind};
 
-    let text = |field: &str| object.get(field).and_then(serde_json::Value::as_str).unwrap_or_default();
+    let text = |field: &str| {
+        object
+            .get(field)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+    };
     let (group, version) = text("apiVersion").split_once('/').unwrap_or(("", text("apiVersion")));
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, text("kind")));
-    let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(namespace.cluster().client(), namespace.name(), &kind);
+    let api: kube::Api<DynamicObject> =
+        kube::Api::namespaced_with(namespace.cluster().client(), namespace.name(), &kind);
     api.patch(NAME, &PatchParams::apply("user").force(), &Patch::Apply(object))
         .await?;
     Ok(())

@@ -21,8 +21,6 @@ use tokio::task::JoinHandle;
 /// Requests of each version in an interval.
 const REQUESTS: u32 = 5_000;
 
-
-
 /// What one namespace's source says.
 #[derive(Clone, Debug, Default)]
 pub struct Source {

@@ -125,7 +125,10 @@ pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -
         }
     }
     reach(namespace, "Healthy after a promotion", |status| {
-        let promoted = status.history.first().is_some_and(|past| past.outcome.as_str() == "Promoted");
+        let promoted = status
+            .history
+            .first()
+            .is_some_and(|past| past.outcome.as_str() == "Promoted");
         status.phase == Some(Phase::Healthy) && status.run.is_none() && promoted
     })
     .await?;
@@ -133,7 +136,13 @@ pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -
 }
 
 fn is_paused(status: &RolloutStatus) -> bool {
-    matches!(status.run, Some(Run { state: RunState::Paused { .. }, .. }))
+    matches!(
+        status.run,
+        Some(Run {
+            state: RunState::Paused { .. },
+            ..
+        })
+    )
 }
 
 fn in_force(status: &RolloutStatus) -> bool {
@@ -145,14 +154,13 @@ fn in_force(status: &RolloutStatus) -> bool {
 
 async fn status(namespace: &Namespace) -> Result<Option<RolloutStatus>> {
     let rollouts: Api<Rollout> = namespace.api();
-    Ok(rollouts.get_opt(NAME).await?.map(|rollout| rollout.status.unwrap_or_default()))
+    Ok(rollouts
+        .get_opt(NAME)
+        .await?
+        .map(|rollout| rollout.status.unwrap_or_default()))
 }
 
-async fn reach(
-    namespace: &Namespace,
-    what: &str,
-    wanted: impl Fn(&RolloutStatus) -> bool,
-) -> Result<RolloutStatus> {
+async fn reach(namespace: &Namespace, what: &str, wanted: impl Fn(&RolloutStatus) -> bool) -> Result<RolloutStatus> {
     until(what, BOUND, async || {
         Ok(match status(namespace).await? {
             Some(status) if wanted(&status) => Seen::Done(status),

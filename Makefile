@@ -96,6 +96,10 @@ demo-stop: ## end a demo that KEEP=1 left running
 bench: cluster-programs build ## print figures: sample to decision to weight 0, requests of a rollout and at rest, cost of the hold (8 minutes)
 	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget --test policy_cost -- --nocapture
 
+.PHONY: faults
+faults: cluster-programs build ## run fault plans on a real cluster; PLANS=N for about so many, SEED=S for others by chance, PLAN=P for one
+	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(PLANS),--plans $(PLANS)) $(if $(SEED),--seed $(SEED) --random 200))
+
 .PHONY: cluster
 cluster: cluster-programs build ## a shell with the local cluster's kubeconfig; the cluster ends with the shell
 	PATH="$(abspath $(programs)):$$PATH" $(programs)/local-cluster run -- $${SHELL:-/bin/bash}

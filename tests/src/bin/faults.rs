@@ -72,6 +72,10 @@ async fn main() -> Result<()> {
         })
         .await;
     println!("\n{}", report::table(&outcomes, &oracles));
+    for outcome in outcomes.iter().filter(|outcome| !outcome.is_well()) {
+        let smallest = range.smallest(&outcome.plan, &oracles).await;
+        println!("{}: the smallest form is: make faults PLAN={smallest}", outcome.plan);
+    }
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.is_well()).collect();
     let by_workload = failed.iter().fold(BTreeMap::new(), |mut counts, outcome| {
         *counts.entry(outcome.plan.workload.to_string()).or_insert(0) += 1;

@@ -165,6 +165,23 @@ impl Range {
         outcomes
     }
 
+    /// The smallest form of a plan that failed: without each fault that it fails without.
+    pub async fn smallest(&self, failed: &Plan, oracles: &BTreeMap<Workload, Outcome>) -> Plan {
+        let mut smallest = failed.clone();
+        let oracle = oracles.get(&failed.workload).and_then(|outcome| outcome.end.clone());
+        for fault in &failed.faults {
+            if smallest.faults.len() < 2 {
+                break;
+            }
+            let mut fewer = smallest.clone();
+            fewer.faults.retain(|other| other != fault);
+            if !self.run(fewer.clone(), oracle.clone()).await.is_well() {
+                smallest = fewer;
+            }
+        }
+        smallest
+    }
+
     /// Runs one plan.
     pub async fn run(&self, plan: Plan, oracle: Option<End>) -> Outcome {
         self.run_with(plan, oracle, None).await

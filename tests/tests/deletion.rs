@@ -11,11 +11,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{self, PodTemplate, Service};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams};
-use serde_json::Value;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use serde_json::{Value, json};
 use stepgate_crds::Rollout;
 use stepgate_crds::names::{CANARY_OF, HOLD, ROLLOUT, RUN, TEMPLATE_OF};
 use stepgate_tests::cluster::Cluster;
@@ -30,7 +31,7 @@ const BOUND: Duration = Duration::from_mins(2);
 
 /// Runs one case in every state.
 async fn in_each_state<F: Future<Output = Result<()>>>(case: impl Fn(State) -> F) -> Result<()> {
-    states::all(State::ALL.map(|state| (state, Box::pin(case(state))))).await
+    states::all(State::ALL.map(|state| (state, case(state).boxed_local()))).await
 }
 
 async fn delete_rollout(scene: &Scene, how: &DeleteParams) -> Result<()> {
@@ -159,7 +160,7 @@ async fn deletion_in_a_step_and_in_a_promotion_loses_no_request() -> Result<()> 
     ];
     states::all(cases.map(|(state, how)| {
         let name = (state, how.propagation_policy.clone());
-        (name, rollout_deleted(&cluster, state, how, Some(50.0)))
+        (name, rollout_deleted(&cluster, state, how, Some(50.0)).boxed_local())
     }))
     .await
 }
@@ -221,10 +222,27 @@ async fn a_namespace_can_be_deleted_in_each_state() -> Result<()> {
         let outcome = async {
             all.delete(name, &DeleteParams::default()).await?;
             kept.let_go(&scene.namespace).await?;
+            let rollouts: Api<Rollout> = scene.namespace.api();
+            until("the Rollout to be gone", BOUND, async || {
+                Ok(match rollouts.get_opt(NAME).await? {
+                    None => Seen::Done(()),
+                    Some(left) => Seen::NotYet(left.status.and_then(|status| status.message).unwrap_or_default()),
+                })
+            })
+            .await?;
+            let mut look = 0;
             until("the namespace to be gone", BOUND, async || {
+                // Its controller looks again at any change, and else only after ever longer pauses.
+                look += 1;
+                let touch = json!({"metadata": {"labels": {"look": look.to_string()}}});
+                let touched = all.patch(name, &PatchParams::default(), &Patch::Merge(touch)).await;
                 Ok(match all.get_opt(name).await? {
                     None => Seen::Done(()),
-                    Some(left) => Seen::NotYet(format!("{:?}", left.status.and_then(|status| status.conditions))),
+                    Some(left) => {
+                        sleep(Duration::from_secs(1)).await;
+                        let conditions = left.status.and_then(|status| status.conditions);
+                        Seen::NotYet(format!("{conditions:?}, {:?}", touched.err()))
+                    }
                 })
             })
             .await

@@ -3,11 +3,6 @@
 
 #[cfg(test)]
 mod recovery {
-    #![expect(
-        clippy::indexing_slicing,
-        reason = "JSON is looked into by its fields; what is not there reads as null"
-    )]
-
     mod anew;
     mod lost;
     mod older;

@@ -63,18 +63,21 @@ fn stood(scene: &Scene, weight: i64, from: Timestamp) -> Vec<Duration> {
     stood
 }
 
-/// The user's manifest every `period`: obeyed for 1 s, 10 s and 60 s, and the fourth time in ten minutes left to a person.
-async fn applied_every(cluster: &Cluster, period: Duration) -> Result<()> {
-    let (scene, _kept) = State::Stepping.scene(cluster, "gitops", options()).await?;
+/// The user's manifest every `period`: obeyed as long as the operator's limits say, and the fourth time left to a person.
+async fn applied_every(cluster: &Cluster, period: Duration, flags: &[&str], limits: [Duration; 3]) -> Result<()> {
+    let options = OperatorOptions {
+        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        ..options()
+    };
+    let (scene, _kept) = State::Stepping.scene(cluster, "gitops", options).await?;
     told(&scene, async {
         let before = route_in_git(&scene)?;
         let from = Timestamp::now();
         let rounds = Rounds::start(&scene.namespace, Tool::Plain("some-git-ops"), &before, period);
         let paused = wait_long(&scene, "TrafficContention", is_contended).await?;
         let stood = stood(&scene, 50, from);
-        let least = [1, 10, 60].map(Duration::from_secs);
         ensure!(stood.len() == 3, "obeyed {stood:?}");
-        for (stood, least) in stood.iter().zip(least) {
+        for (stood, least) in stood.iter().zip(limits) {
             ensure!(
                 *stood >= least && *stood < least + Duration::from_secs(5),
                 "{stood:?}, and not {least:?}"
@@ -125,13 +128,12 @@ async fn applied_every(cluster: &Cluster, period: Duration) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_route_applied_again_and_again_is_a_brake_and_then_a_matter_for_a_person() -> Result<()> {
     let cluster = Cluster::attach().await?;
-    states::all([5, 60].map(|seconds| {
-        (
-            seconds,
-            applied_every(&cluster, Duration::from_secs(seconds)).boxed_local(),
-        )
-    }))
-    .await
+    let seconds = Duration::from_secs;
+    let five = applied_every(&cluster, seconds(5), &[], [1, 10, 60].map(seconds));
+    // The same with everything at a third of its time, for it takes four of its rounds.
+    let thirds = [333, 3_333, 20_000].map(Duration::from_millis);
+    let minute = applied_every(&cluster, seconds(20), &["--brake=333ms,3333ms,20s"], thirds);
+    states::all([("every 5 s", five.boxed_local()), ("every 60 s", minute.boxed_local())]).await
 }
 
 /// An operator that lets brakes stand long enough to be told from what is put right at once.

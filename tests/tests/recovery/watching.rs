@@ -23,7 +23,7 @@ use tokio::time::sleep;
 /// How often the GitOps tool applies its manifest.
 const ROUND: Duration = Duration::from_secs(2);
 /// How long it is watched that nobody writes any more.
-const QUIET: Duration = Duration::from_secs(15);
+const QUIET: Duration = Duration::from_secs(8);
 
 /// A GitOps tool that applies the Deployment of this version again and again.
 pub(super) fn git_ops(scene: &Scene, version: &str) -> Result<Rounds> {

@@ -14,6 +14,12 @@ use kube::{Api, Resource};
 use super::Cluster;
 use super::facts::User;
 
+/// Deletes a namespace, and takes the finalizers off its Rollouts.
+const DELETE: &str = r#"
+"$1" delete namespace "$2" --wait=false
+"$1" -n "$2" get rollouts -o name | xargs -r -n 1 "$1" -n "$2" patch --type=merge --patch '{"metadata": {"finalizers": null}}'
+"#;
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A namespace of a test's own. Deleted in the background when this is dropped.
@@ -128,9 +134,12 @@ impl Drop for Namespace {
             eprintln!("{}", self.report());
         }
         let facts = self.cluster.facts();
-        // In the background: nobody waits for it, and the cluster's end deletes everything anyhow.
-        let _best_effort = std::process::Command::new(&facts.parts.kubectl)
-            .args(["delete", "namespace", &self.name, "--wait=false"])
+        // In the background: nobody waits for it, and the cluster's end deletes everything anyhow. The operator is gone by now, and a Rollout
+        // with its finalizer would keep the namespace controller busy with a hundred requests a minute, for each such namespace.
+        let _best_effort = std::process::Command::new("/bin/sh")
+            .args(["-c", DELETE, "sh"])
+            .arg(&facts.parts.kubectl)
+            .arg(&self.name)
             .env("KUBECONFIG", facts.kubeconfig(User::Administrator))
             .env("KUBECACHEDIR", facts.path("home/kube-cache"))
             .stdin(Stdio::null())

@@ -79,7 +79,7 @@ async fn applied_every(cluster: &Cluster, period: Duration, flags: &[&str], limi
         ensure!(stood.len() == 3, "obeyed {stood:?}");
         for (stood, least) in stood.iter().zip(limits) {
             ensure!(
-                *stood >= least && *stood < least + Duration::from_secs(5),
+                *stood + Duration::from_millis(500) >= least && *stood < least + Duration::from_secs(5),
                 "{stood:?}, and not {least:?}"
             );
         }
@@ -164,7 +164,8 @@ async fn changed_once(
         })
         .await?;
         let stood = stood(&scene, 50, from);
-        let obeyed = stood.iter().any(|stood| *stood >= Duration::from_secs(8));
+        // By the times at which two watches told: a moment earlier or later than it was.
+        let obeyed = stood.iter().any(|stood| *stood >= Duration::from_secs(7));
         ensure!(stood.len() == 1 && obeyed == toward_stable, "stood {stood:?}");
         let statuses = scene.record.statuses();
         let told = |status: &RolloutStatus| {

@@ -56,7 +56,8 @@ pub(super) fn let_go(input: &Input<'_>) -> Plan {
             ..Wake::default()
         });
     }
-    if input.rollout.deleting && !input.templates.is_empty() {
+    // Also where it is suspended: without the finalizer nobody would clear them away should it be deleted then.
+    if !input.templates.is_empty() {
         let recorded = input.templates.iter();
         return Plan::Act(
             recorded

@@ -88,8 +88,10 @@ impl<'a> Pass<'a> {
         if self.has_given_up() {
             return 0;
         }
+        let unknown = self.input.routes.iter().any(|(_, seen)| matches!(seen, Seen::Unknown(_)));
+        let sent = if unknown { self.run.weight } else { self.sent() };
         let way = WayBack {
-            weight: self.run.weight.min(self.sent()),
+            weight: self.run.weight.min(sent),
             base: self.base(),
             since,
             at_once,
@@ -182,6 +184,11 @@ impl<'a> Pass<'a> {
         }
         let mark = route::mark(self.run);
         let weight = self.run.weight;
+        if weight > 0 && !self.is_on_the_way_back() && !self.is_known() {
+            let message = "the canary's backendRef was removed: it is put back at 0 % first, until every parent knows it again";
+            let said = Said::urgent(self.phase(), "WeightsChanged", message);
+            return Some(self.commit(self.intend(0, self.run.state.clone()), &said, None));
+        }
         let mut why = String::new();
         // What falls falls first: two routes together never send more than is meant.
         let mut off = off;
@@ -220,6 +227,34 @@ impl<'a> Pass<'a> {
             )
         } else {
             Plan::Act(effects)
+        })
+    }
+
+    /// Whether any route refers to the canary: a gateway that had forgotten it answers for it itself until it knows its pods again.
+    fn is_known(&self) -> bool {
+        self.routes().any(|view| self.managed(&view.name).knows_canary(view))
+    }
+
+    /// Back to the step's weight once every parent knows the canary again; none where the run has that weight.
+    pub fn regain(&self, judgement: Option<&Judgement>) -> Option<Plan> {
+        let step = usize::try_from(self.run.step).ok();
+        let goal = step.and_then(|step| self.run.spec.steps.get(step))?.weight;
+        if self.run.weight != 0 || goal == 0 || !self.carries(goal) {
+            return None;
+        }
+        let pending = self.pending_parents();
+        if pending.is_empty() {
+            let message = format!("every parent knows the canary: {goal} % again");
+            let said = Said::urgent(self.phase(), "WeightsChanged", message);
+            return Some(self.commit(self.intend(goal, self.run.state.clone()), &said, None));
+        }
+        let message = format!("the canary's backendRef is not accepted yet by {}", pending.join(", "));
+        Some(if self.is_overdue() {
+            let said = Said::stalled(self.phase(), "RouteNotAccepted", message);
+            self.wait(judgement, &said, self.gives_up_at())
+        } else {
+            let said = Said::passing(self.phase(), "RouteNotAccepted", message);
+            self.wait(judgement, &said, Some(self.deadline()))
         })
     }
 

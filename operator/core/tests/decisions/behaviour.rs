@@ -187,13 +187,13 @@ fn is_as_written(name: &str, test: &str) {
 
 #[test]
 fn every_state_has_its_table_and_every_phase_its_state() {
-    let headings: BTreeSet<&str> = DOCUMENT.lines().filter_map(|line| line.strip_prefix("## ")).collect();
-    let states: BTreeSet<&str> = STATES.iter().map(|state| state.name).collect();
-    assert_eq!(headings.intersection(&states).count(), STATES.len(), "{headings:?}");
     use Phase::{
         Blocked, Draining, Failed, Healthy, Paused, Preparing, Promoting, Restoring, Retreated, Returning, RollingBack,
         Stepping, Suspended,
     };
+    let headings: BTreeSet<&str> = DOCUMENT.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let states: BTreeSet<&str> = STATES.iter().map(|state| state.name).collect();
+    assert_eq!(headings.intersection(&states).count(), STATES.len(), "{headings:?}");
     for phase in [
         Blocked,
         Healthy,

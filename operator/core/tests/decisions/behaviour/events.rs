@@ -5,10 +5,13 @@ use stepgate_crds::command::Verb;
 
 use crate::fixtures::{controllers::Metrics, simulator::Simulator};
 
-/// An event: its name in the document, and what happens, each part so many seconds after the beginning.
+/// So many seconds after the beginning this happens.
+type Part = (i64, fn(&mut Simulator));
+
+/// An event: its name in the document, and what happens.
 pub(super) struct Event {
     pub name: &'static str,
-    pub parts: &'static [(i64, fn(&mut Simulator))],
+    pub parts: &'static [Part],
 }
 
 macro_rules! events {

@@ -23,7 +23,7 @@ use stepgate_tests::until::{Seen, until};
 /// Rollouts, and managed Deployments, in each namespace.
 const ROLLOUTS: usize = 500;
 /// Updates of each kind in each namespace.
-const ROUNDS: usize = 300;
+const ROUNDS: usize = 500;
 /// Creations under way at once.
 const AT_ONCE: usize = 16;
 const PREFIX: &str = "cost.stepgate.dev/";
@@ -52,12 +52,17 @@ impl Kind {
         }
     }
 
-    fn patch(self, round: usize) -> Value {
+    /// The change. With the hold, the template comes with all that holds it taken off, so that the policy has everything to do; without,
+    /// the Deployment stays paused, so that no controller has anything to do.
+    fn patch(self, round: usize, held: bool) -> Value {
+        let template = json!({"metadata": {"annotations": {"round": round.to_string()}}});
         match self {
             Self::ManagedOther => json!({"metadata": {"annotations": {"round": round.to_string()}}}),
-            Self::ManagedTemplate | Self::Unmanaged => {
-                json!({"spec": {"template": {"metadata": {"annotations": {"round": round.to_string()}}}}})
-            }
+            Self::ManagedTemplate => json!({
+                "metadata": {"annotations": {format!("{PREFIX}hold"): null}},
+                "spec": {"paused": !held, "template": template},
+            }),
+            Self::Unmanaged => json!({"spec": {"template": template}}),
         }
     }
 }
@@ -112,9 +117,9 @@ async fn fill(namespace: &Namespace) -> Result<()> {
 }
 
 /// How long one update takes, and what it came to.
-async fn update(namespace: &Namespace, kind: Kind, round: usize) -> Result<(Duration, Deployment)> {
+async fn update(namespace: &Namespace, kind: Kind, round: usize, held: bool) -> Result<(Duration, Deployment)> {
     let deployments: Api<Deployment> = namespace.api();
-    let patch = Patch::Merge(kind.patch(round));
+    let patch = Patch::Merge(kind.patch(round, held));
     let begin = Instant::now();
     let after = deployments.patch(kind.name(), &PatchParams::default(), &patch).await?;
     Ok((begin.elapsed(), after))
@@ -178,9 +183,9 @@ async fn the_hold_costs_at_most_as_much_again_as_an_update_without_it() -> Resul
 async fn measure(with: &Namespace, without: &Namespace) -> Result<[(Vec<Duration>, Vec<Duration>); 3]> {
     // The API server takes a policy up in a moment.
     until("the policy to hold", Duration::from_secs(30), async || {
-        let (_, after) = update(with, Kind::ManagedTemplate, usize::MAX).await?;
-        let (_, next) = update(with, Kind::ManagedTemplate, 0).await?;
-        Ok(if stamp(&next).is_some() {
+        update(with, Kind::ManagedTemplate, usize::MAX, false).await?;
+        let (_, after) = update(with, Kind::ManagedTemplate, 0, false).await?;
+        Ok(if stamp(&after).is_some() {
             Seen::Done(())
         } else {
             Seen::NotYet(format!("{:?}", after.metadata.annotations))
@@ -192,12 +197,15 @@ async fn measure(with: &Namespace, without: &Namespace) -> Result<[(Vec<Duration
         for (kind, (held, free)) in Kind::ALL.into_iter().zip(&mut times) {
             // Who goes first alternates, so that what one leaves to the other is shared.
             let (held_time, free_time) = if round % 2 == 0 {
-                (update(with, kind, round).await?, update(without, kind, round).await?)
+                let held = update(with, kind, round, true).await?;
+                (held, update(without, kind, round, false).await?)
             } else {
-                let free = update(without, kind, round).await?;
-                (update(with, kind, round).await?, free)
+                let free = update(without, kind, round, false).await?;
+                (update(with, kind, round, true).await?, free)
             };
             let stamped = (stamp(&held_time.1).is_some(), stamp(&free_time.1).is_some());
+            let is_paused = held_time.1.spec.as_ref().and_then(|spec| spec.paused);
+            ensure!(is_paused == Some(true), "{kind:?}: not paused");
             ensure!(
                 stamped == (matches!(kind, Kind::ManagedTemplate), false),
                 "{kind:?}: stamped {stamped:?}"

@@ -215,19 +215,22 @@ async fn a_silent_canary_is_tried_once_more_and_then_left_to_a_person() -> Resul
                 .is_some_and(|run| run.retreats.silent == 1 && run.weight == 30)
         })
         .await?;
-        let paused = states::follow(&scene, "a pause", |status| {
+        states::follow(&scene, "a pause that says how to go on", |status| {
             let state = status.run.as_ref().map(|run| &run.state);
-            matches!(
+            let paused = matches!(
                 state,
                 Some(RunState::Paused {
                     why: PauseReason::Retreats,
                     ..
                 })
-            )
+            );
+            paused
+                && status
+                    .message
+                    .as_ref()
+                    .is_some_and(|message| message.contains("resume"))
         })
         .await?;
-        let message = paused.message.clone().unwrap_or_default();
-        ensure!(message.contains("resume"), "{message}");
         states::follow(&scene, "weight 0 to be in force", |status| status.weight == Some(0)).await?;
         // A person may try again, and end it.
         scene.command(Verb::Resume).await?;

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use stepgate_crds::{
     rollout::{ProviderName, RouteReference},
-    status::Found,
+    status::{Found, OriginalRule},
 };
 
 use crate::{
@@ -53,7 +53,7 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
             input.limits.scrape
         ));
     }
-    Ok(Found {
+    let found = Found {
         generation: input.rollout.generation,
         stable_service: stable.name.clone(),
         canary_service,
@@ -65,7 +65,32 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
         provider: provider(analysis.provider.unwrap_or_default(), &parents, survey),
         port: port(&routes, &stable.name)?,
         parents,
-    })
+    };
+    has_room(input, &routes, &found)?;
+    Ok(found)
+}
+
+/// Most bytes of `status` for what a run keeps of spec, rules and parents. Counts, words and history take up to 9.5 of its 16 KiB.
+const ROOM: usize = 6_656;
+
+/// Whether a status has room for what a run keeps.
+fn has_room(input: &Input<'_>, routes: &Routes<'_>, found: &Found) -> Result<(), String> {
+    let spec = &input.rollout.spec;
+    let original: Vec<OriginalRule> = routes
+        .iter()
+        .flat_map(|(reference, view)| route::managed(found, reference.rules.as_deref()).original(view))
+        .collect();
+    let kept = (found, &spec.traffic.routes, &spec.steps, &original);
+    let bytes = serde_json::to_string(&kept).map_or(usize::MAX, |text| text.len());
+    if bytes <= ROOM {
+        return Ok(());
+    }
+    Err(format!(
+        "status has room for {ROOM} bytes of what a run keeps, and the {} rules, {} parents and {} routes of this Rollout take {bytes}; name fewer in spec.traffic.routes, or give them shorter names",
+        original.len(),
+        found.parents.len(),
+        routes.len()
+    ))
 }
 
 /// The name of the metrics source where the Rollout does not say one.
@@ -105,12 +130,12 @@ fn parents(survey: &Survey, routes: &Routes<'_>, canary: &str) -> Result<Vec<Str
             parent.accepted.is_some() || (parent.lacks_backend && lists_canary && !canary_is_there)
         };
         let before = keys.len();
-        keys.extend(
-            view.parents
-                .iter()
-                .filter(accepts)
-                .map(|parent| route::parent_key(&view.name, &parent.parent, &parent.controller)),
-        );
+        for parent in view.parents.iter().filter(accepts) {
+            let key = route::parent_key(&view.name, &parent.parent, &parent.controller);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
         if keys.len() == before {
             let said = view.parents.iter().find(|parent| !parent.message.is_empty());
             return Err(format!(

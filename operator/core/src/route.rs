@@ -97,6 +97,11 @@ impl<'a> Managed<'a> {
             .map(|(index, _)| index)
     }
 
+    /// Whether any rule refers to the canary.
+    pub fn knows_canary(&self, route: &RouteView) -> bool {
+        route.rules.iter().any(|rule| find_ref(rule, self.canary).is_some())
+    }
+
     /// Whether every managed rule gives the stable Service some weight.
     pub fn serves_stable(&self, route: &RouteView) -> bool {
         self.rules_of(route)

@@ -216,10 +216,11 @@ impl<'a> Pass<'a> {
         let counts_from = force.since.after(certain).ceil_seconds();
         let lost = matches!(
             self.run.state,
-            RunState::Retreated {
-                why: Retreat::PodsLost,
-                ..
-            }
+            RunState::Promoting { .. }
+                | RunState::Retreated {
+                    why: Retreat::PodsLost,
+                    ..
+                }
         );
         let accepted = match force.weight {
             // The requests that the lost pods did not answer are no proof against the version.

@@ -32,7 +32,8 @@ enum Standing {
 /// Brings every route to the run's weight, and answers whoever changed it in between; none where all are there.
 pub(super) fn correct(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Plan> {
     match standing(pass) {
-        Standing::There => None,
+        Standing::There if matches!(pass.run.state, RunState::Preparing { .. }) => None,
+        Standing::There => pass.regain(judgement),
         Standing::Due => pass.toward_weight(judgement),
         Standing::Away if pass.in_force().is_none() => pass.toward_weight(judgement),
         Standing::Away => {

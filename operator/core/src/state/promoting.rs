@@ -41,11 +41,22 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     if !pending.is_empty() {
         let message = format!("the canary's weight is not accepted yet by {}", pending.join(", "));
         return if pass.is_overdue() {
-            pass.wait(judged, &Said::stalled(Phase::Promoting, "RouteNotAccepted", message), None)
+            pass.wait(
+                judged,
+                &Said::stalled(Phase::Promoting, "RouteNotAccepted", message),
+                None,
+            )
         } else {
             let said = Said::passing(Phase::Promoting, "RouteNotAccepted", message);
             pass.wait(judged, &said, Some(pass.deadline()))
         };
+    }
+    // Its pods had gone and are back: what is counted counts from here.
+    if pass.in_force().is_none() && run.weight > 0 {
+        let evidence = judgement.map_or_else(|| run.evidence.clone(), |judgement| judgement.evidence);
+        let message = format!("{} % is in force again", run.weight);
+        let said = Said::urgent(Phase::Promoting, "Promoting", message);
+        return pass.commit(pass.accepted(evidence), &said, None);
     }
     if let Some(plan) = newer::keep(pass, workload, &run.revision, "the new version") {
         return plan;
@@ -167,5 +178,5 @@ pub(super) fn keep_traffic_served(pass: &Pass<'_>, judgement: Option<&Judgement>
         let said = Said::urgent(pass.phase(), "CanaryLost", message);
         return Some(pass.commit(run, &said, None));
     }
-    pass.toward_weight(judgement)
+    pass.toward_weight(judgement).or_else(|| pass.regain(judgement))
 }

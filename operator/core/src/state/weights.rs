@@ -184,7 +184,9 @@ impl<'a> Pass<'a> {
         }
         let mark = route::mark(self.run);
         let weight = self.run.weight;
-        if weight > 0 && !self.is_on_the_way_back() && !self.is_known() {
+        // After an abort no intent rises again, so nothing is taken away first that would have to come back.
+        let rises_again = !self.is_on_the_way_back() && !matches!(self.run.state, RunState::Restoring { .. });
+        if weight > 0 && rises_again && !self.is_known() {
             let message = "the canary's backendRef was removed: it is put back at 0 % first, until every parent knows it again";
             let said = Said::urgent(self.phase(), "WeightsChanged", message);
             return Some(self.commit(self.intend(0, self.run.state.clone()), &said, None));
@@ -237,6 +239,9 @@ impl<'a> Pass<'a> {
 
     /// Back to the step's weight once every parent knows the canary again; none where the run has that weight.
     pub fn regain(&self, judgement: Option<&Judgement>) -> Option<Plan> {
+        if matches!(self.run.state, RunState::Restoring { .. }) {
+            return None;
+        }
         let step = usize::try_from(self.run.step).ok();
         let goal = step.and_then(|step| self.run.spec.steps.get(step))?.weight;
         if self.run.weight != 0 || goal == 0 || !self.carries(goal) {

@@ -6,14 +6,18 @@
     reason = "JSON and tables are looked into by their names; what is not there reads as null or ends the test"
 )]
 
+#[path = "commands/at_once.rs"]
+mod at_once;
 #[path = "commands/table.rs"]
 mod table;
+#[path = "commands/undo.rs"]
+mod undo;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use stepgate_crds::names::{COMMAND, HOLD};
+use stepgate_crds::names::COMMAND;
 use stepgate_crds::status::{CommandOutcome, Outcome, PauseReason, Phase, Run, RunState};
 use stepgate_crds::{Command, RolloutStatus, Verb};
 use stepgate_tests::cluster::{Cluster, Namespace};
@@ -361,154 +365,6 @@ async fn promote_full_skips_all_steps_that_are_left() -> Result<()> {
     ensure!(events.iter().any(|(reason, _)| reason == "PromotedFully"), "{events:?}");
     let deployment = shop::deployment(&namespace).await?;
     ensure!(deployment["spec"].get("paused").is_none(), "{deployment}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn undo_puts_stable_back_and_the_failed_version_is_held_as_failed_should_it_come_again() -> Result<()> {
-    let (namespace, _operator) = scene(&Shop::small()).await?;
-    let version = async || -> Result<serde_json::Value> {
-        let deployment = shop::deployment(&namespace).await?;
-        let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
-        let versions = env
-            .as_array()
-            .context("env")?
-            .iter()
-            .filter(|env| env["name"] == "VERSION");
-        let version = versions.map(|env| env["value"].clone()).next();
-        Ok(json!([
-            version,
-            deployment["spec"].get("paused"),
-            deployment["metadata"]["annotations"].get(HOLD)
-        ]))
-    };
-    let stable = shop::status(&namespace).await?.stable.context("stable")?;
-    shop::ship(&namespace, "v2", "0%").await?;
-    shop::wait_for_weight(&namespace, 10, BOUND).await?;
-    done(&namespace, "abort", "aborted").await?;
-    let failed = shop::wait(&namespace, Phase::Failed, BOUND).await?;
-    ensure!(version().await? == json!(["v2", true, "waiting"]));
-    // The canary's own, which may still be going, carry another label.
-    let pods = async || {
-        namespace
-            .kubectl(&["get", "pods", "--selector=app=checkout", "-o", "name"])
-            .await
-    };
-    let before = pods().await?;
-    done(&namespace, "undo", "is put back by a person").await?;
-    let undone = shop::wait(&namespace, Phase::Healthy, BOUND).await?;
-    ensure!(version().await? == json!(["v1", null, null]), "{}", version().await?);
-    ensure!(
-        undone.stable.as_ref().map(|stable| &stable.replica_set) == Some(&stable.replica_set),
-        "{undone:?}"
-    );
-    let after = pods().await?;
-    ensure!(before == after, "{before}{after}");
-    for verb in ["undo", "retry"] {
-        refused(&namespace, verb, "stable's template is back in place").await?;
-    }
-    // By hand it is refused as well, by the operator.
-    let id = failed.failed.as_ref().context("what failed")?.run.clone();
-    let answer = by_hand(&namespace, &command(Verb::Undo, &id, None, "again")?).await?;
-    ensure!(
-        !answer.done && answer.message.contains("does not ask for the failed version any more"),
-        "{answer:?}"
-    );
-    // A GitOps tool applies the failed version once more: held as failed, no run.
-    shop::ship(&namespace, "v2", "0%").await?;
-    let again = shop::wait(&namespace, Phase::Failed, BOUND).await?;
-    ensure!(
-        again.run.is_none() && again.history.len() == failed.history.len(),
-        "{again:?}"
-    );
-    ensure!(version().await? == json!(["v2", true, "waiting"]));
-    // Stale by run: an undo that was meant for another failure.
-    let answer = by_hand(&namespace, &command(Verb::Undo, "nobody-1", None, "stale")?).await?;
-    ensure!(
-        !answer.done && answer.message == format!("undo was meant for run nobody-1, and the failed one is {id}"),
-        "{answer:?}"
-    );
-    done(&namespace, "retry", "is tried again").await?;
-    shop::wait_for_weight(&namespace, 10, BOUND).await?;
-    Ok(())
-}
-
-/// Both at once: one is done, the other one is told.
-async fn at_once(namespace: &Namespace, verb: &str, words: &[&str]) -> Result<()> {
-    let words_of = [verb, NAME];
-    let (first, second) = tokio::join!(shop::plugin(namespace, &words_of), shop::plugin(namespace, &words_of));
-    let (first, second) = (first?, second?);
-    let (won, told) = if first.code == Some(0) {
-        (first, second)
-    } else {
-        (second, first)
-    };
-    ensure!(won.code == Some(0), "{verb}: nobody won: {won:?}, {told:?}");
-    ensure!(
-        told.code == Some(1) && words.iter().any(|words| told.complained.contains(words)),
-        "{verb}: {won:?}, {told:?}"
-    );
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_commands_at_once_one_wins_and_the_other_is_told() -> Result<()> {
-    let (namespace, mut operator) = scene(&Shop::small()).await?;
-    shop::ship(&namespace, "v2", "0%").await?;
-    shop::wait_for_weight(&namespace, 10, BOUND).await?;
-    let waits = "was not taken up yet";
-    at_once(&namespace, "pause", &[waits, "is paused already"]).await?;
-    at_once(&namespace, "resume", &[waits, "it is not paused"]).await?;
-    // The same command twice by hand, as one that was sent again after a timeout: once for the step, and no step is skipped.
-    let id = run(&shop::status(&namespace).await?)?.id.clone();
-    for (nonce, done) in [("first", true), ("second", false)] {
-        let answer = by_hand(&namespace, &command(Verb::Promote, &id, Some(1), nonce)?).await?;
-        let stale = answer
-            .message
-            .contains("promote was meant for step 1, and the run is at step 2");
-        ensure!(answer.done == done && (done || stale), "{answer:?}");
-        shop::wait_for_weight(&namespace, 30, BOUND).await?;
-    }
-    // Nobody leads: both abort, and get one answer when somebody does.
-    operator.kill().await?;
-    let both = [["abort", NAME, "--wait=50s"], ["abort", NAME, "--wait=50s"]];
-    let (first, second, restarted) = tokio::join!(
-        shop::plugin(&namespace, &both[0]),
-        shop::plugin(&namespace, &both[1]),
-        async {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            operator.restart_at_once().await
-        }
-    );
-    restarted?;
-    let (first, second) = (first?, second?);
-    ensure!(
-        first.code == Some(0) && first.said == second.said && first.said.contains("all traffic goes back to stable"),
-        "{first:?}, {second:?}"
-    );
-    shop::wait(&namespace, Phase::Failed, BOUND).await?;
-    at_once(
-        &namespace,
-        "retry",
-        &[waits, "only a version that failed", "went on while"],
-    )
-    .await?;
-    shop::wait_for_weight(&namespace, 10, BOUND).await?;
-    // Nobody leads: a promote waits, an abort takes its place, and who waits for the promote is told.
-    operator.kill().await?;
-    let (promote, abort) = tokio::join!(shop::plugin(&namespace, &["promote", NAME, "--wait=20s"]), async {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        shop::plugin(&namespace, &["abort", NAME, "--wait=0s"]).await
-    });
-    let (promote, abort) = (promote?, abort?);
-    ensure!(abort.code == Some(0), "{abort:?}");
-    ensure!(
-        promote.code == Some(1)
-            && promote
-                .complained
-                .contains("another command (abort) took the place of promote"),
-        "{promote:?}"
-    );
     Ok(())
 }
 

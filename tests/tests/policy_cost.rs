@@ -4,8 +4,6 @@
 //! The policies are a copy for one of the two namespaces, with a label of its own: the chart's are out of the comparison. No operator
 //! runs, and no Deployment is worked on by a controller meanwhile: they are paused, without pods.
 
-#![expect(clippy::print_stdout, reason = "a test prints what it measured")]
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};

@@ -28,7 +28,7 @@ fn table() -> BTreeMap<String, BTreeMap<String, String>> {
         inner.split('|').map(|cell| cell.trim().to_owned()).collect()
     };
     let mut lines = PAGE.lines().skip_while(|line| !line.starts_with("| state |"));
-    let header = cells(lines.next().unwrap());
+    let header = cells(lines.next().unwrap_or_default());
     lines
         .skip(1)
         .take_while(|line| line.starts_with('|'))
@@ -44,8 +44,11 @@ fn table() -> BTreeMap<String, BTreeMap<String, String>> {
 struct Case {
     row: &'static str,
     reach: Reach,
-    then: Option<(&'static str, fn(&RolloutStatus) -> bool)>,
+    then: Option<Then>,
 }
+
+/// A verb as it is typed, and what follows it.
+type Then = (&'static str, fn(&RolloutStatus) -> bool);
 
 enum Reach {
     State(State),
@@ -53,7 +56,7 @@ enum Reach {
     Contention,
 }
 
-fn case(row: &'static str, state: State, then: Option<(&'static str, fn(&RolloutStatus) -> bool)>) -> Case {
+fn case(row: &'static str, state: State, then: Option<Then>) -> Case {
     Case {
         row,
         reach: Reach::State(state),

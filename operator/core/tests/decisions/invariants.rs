@@ -317,11 +317,11 @@ fn settle(simulator: &mut Simulator, happenings: &[Happening]) {
     if gone && simulator.cluster.api.list("PodTemplate").next().is_some() {
         simulator.fail("a recorded template is left");
     }
-    // A Rollout that goes does not wait for ever for a route that cannot be read.
-    let unread = happenings
-        .iter()
-        .any(|one| matches!(one, Happening::Unreadable("HTTPRoute", true)));
-    if !(gone && unread) {
+    // A Rollout that goes, or is suspended, does not wait for ever for a route that cannot be read.
+    let happened = |what: fn(&Happening) -> bool| happenings.iter().any(what);
+    let unread = happened(|one| matches!(one, Happening::Unreadable("HTTPRoute", true)));
+    let left = gone || happened(|one| matches!(one, Happening::Suspend(true)));
+    if !(left && unread) {
         is_as_its_user_wrote(simulator, happenings);
     }
 }

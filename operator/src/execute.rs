@@ -314,7 +314,7 @@ impl Requests {
     }
 
     /// Writes an Event about a Rollout; the same note a second time is the same Event.
-    pub async fn publish(&self, rollout: &Rollout, note: &Note) -> Result<(), RequestError> {
+    pub async fn publish(&self, rollout: &impl Resource<DynamicType = ()>, note: &Note) -> Result<(), RequestError> {
         let namespace = rollout.namespace().unwrap_or_default();
         let name = rollout.name_any();
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);

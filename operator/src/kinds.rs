@@ -1,9 +1,8 @@
 //! Narrow types of the foreign objects that we watch: metadata without managed fields, and the view that decisions read.
 //!
-//! Read only. They take in any JSON that the API server lets through: a field that is missing or of another kind reads as if it were
-//! not there, so that one strange object never stops a watch. They are never serialised, for they have lost most of what they read.
-
-use std::collections::BTreeMap;
+//! Read only. They take in any JSON whatever: a field that is missing or of another kind reads as if it were not there, so that one
+//! strange object never stops a watch. What is kept of an object is bounded. They are never serialised, for they have lost most of what
+//! they read. A Rollout, which is read strictly, has a guard of its own in [`rollout`].
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -20,64 +19,98 @@ use stepgate_core::{
 use stepgate_crds::names;
 
 mod policy;
+pub mod rollout;
 mod route;
 
-/// Any object: its metadata and everything beside it.
+/// The labels by which objects are found; no other is kept.
+const LABELS: [&str; 4] = [names::CANARY_OF, names::TEMPLATE_OF, names::ROLLOUT, names::RUN];
+/// Longest text that is kept of an object: longer than any name.
+const LONGEST_TEXT: usize = 512;
+/// Longest mark of a run, and how many of them are read of a route: more than Rollouts ever share one.
+const LONGEST_MARK: usize = 128;
+const MOST_MARKS: usize = 64;
+
+/// Any object, as read.
 #[derive(Deserialize)]
-pub(crate) struct Raw {
-    #[serde(default)]
-    metadata: ObjectMeta,
-    #[serde(flatten)]
-    body: BTreeMap<String, Value>,
-}
+#[serde(transparent)]
+pub(crate) struct Raw(Value);
 
 impl Raw {
     /// What of the metadata is kept: a manifest of some megabytes in an annotation is the user's to keep, not ours to hold.
     fn metadata(&self) -> ObjectMeta {
+        let kept = LABELS
+            .into_iter()
+            .filter_map(|key| Some((key.to_owned(), self.label(key)?)));
         ObjectMeta {
-            managed_fields: None,
-            annotations: None,
-            owner_references: None,
-            ..self.metadata.clone()
+            name: self.meta("name"),
+            namespace: self.meta("namespace"),
+            uid: self.meta("uid"),
+            resource_version: self.meta("resourceVersion"),
+            labels: Some(kept.collect()),
+            ..ObjectMeta::default()
         }
     }
 
-    fn body(&self, field: &str) -> Value {
-        self.body.get(field).cloned().unwrap_or_default()
+    fn body(&self, field: &str) -> &Value {
+        self.0.get(field).unwrap_or(&Value::Null)
+    }
+
+    fn meta(&self, field: &str) -> Option<String> {
+        text(self.body("metadata"), field)
+    }
+
+    fn generation(&self) -> i64 {
+        self.body("metadata")
+            .get("generation")
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+    }
+
+    fn is_annotated(&self) -> bool {
+        self.body("metadata").get("annotations").is_some_and(Value::is_object)
     }
 
     /// The field manager, besides us, that wrote into its spec last.
     fn changed_by(&self) -> Option<String> {
-        let entries = self.metadata.managed_fields.iter().flatten();
-        let others = entries.filter(|entry| {
-            let in_spec = entry
-                .fields_v1
-                .as_ref()
-                .is_some_and(|fields| fields.0.get("f:spec").is_some());
-            in_spec && entry.manager.as_deref() != Some(names::MANAGER)
+        let others = items(self.body("metadata"), "managedFields").filter(|entry| {
+            let in_spec = entry.pointer("/fieldsV1/f:spec").is_some();
+            in_spec && entry.get("manager").and_then(Value::as_str) != Some(names::MANAGER)
         });
-        let last = others.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
-        last.manager.clone()
+        let last = others.max_by_key(|entry| text(entry, "time")?.parse::<jiff::Timestamp>().ok())?;
+        text(last, "manager")
     }
 
     fn label(&self, key: &str) -> Option<String> {
-        self.metadata.labels.as_ref()?.get(key).cloned()
+        text(self.body("metadata").get("labels")?, key)
     }
 
-    fn annotation(&self, key: &str) -> Option<String> {
-        self.metadata.annotations.as_ref()?.get(key).cloned()
+    fn annotation(&self, key: &str) -> Option<&str> {
+        self.body("metadata").get("annotations")?.get(key)?.as_str()
+    }
+
+    /// The marks of runs on a route, the last of them (ours is put last) where there are more than any Rollouts put there.
+    fn marks(&self) -> Option<String> {
+        let written = self.annotation(names::RUN)?;
+        let mut marks: Vec<&str> = written
+            .split_whitespace()
+            .rev()
+            .filter(|mark| mark.len() <= LONGEST_MARK)
+            .take(MOST_MARKS)
+            .collect();
+        marks.reverse();
+        Some(marks.join(" "))
     }
 
     fn name(&self) -> String {
-        self.metadata.name.clone().unwrap_or_default()
+        self.meta("name").unwrap_or_default()
     }
 
     fn uid(&self) -> String {
-        self.metadata.uid.clone().unwrap_or_default()
+        self.meta("uid").unwrap_or_default()
     }
 
     fn version(&self) -> String {
-        self.metadata.resource_version.clone().unwrap_or_default()
+        self.meta("resourceVersion").unwrap_or_default()
     }
 }
 
@@ -161,23 +194,25 @@ pub struct PodView {
 impl From<Raw> for Deployment {
     fn from(raw: Raw) -> Self {
         let (spec, status) = (raw.body("spec"), raw.body("status"));
-        let template = spec.get("template").cloned().unwrap_or_default();
+        let template = spec.get("template").unwrap_or(&Value::Null);
         let view = WorkloadView {
             name: raw.name(),
             uid: raw.uid(),
             version: raw.version(),
-            generation: raw.metadata.generation.unwrap_or(0),
+            generation: raw.generation(),
             observed_generation: status.get("observedGeneration").and_then(Value::as_i64).unwrap_or(0),
             paused: spec.get("paused").and_then(Value::as_bool).unwrap_or(false),
-            annotated: raw.metadata.annotations.is_some(),
-            hold: raw.annotation(names::HOLD),
+            annotated: raw.is_annotated(),
+            hold: raw.annotation(names::HOLD).map(bounded),
             rollout: raw.label(names::ROLLOUT),
-            run: string_map(template.pointer("/metadata/labels")).remove(names::RUN),
-            template: digest(&template),
-            replicas: count(&spec, "replicas").unwrap_or(1),
-            current: count(&status, "replicas").unwrap_or(0),
-            updated: count(&status, "updatedReplicas").unwrap_or(0),
-            available: count(&status, "availableReplicas").unwrap_or(0),
+            run: template
+                .pointer("/metadata/labels")
+                .and_then(|labels| text(labels, names::RUN)),
+            template: digest(template),
+            replicas: count(spec, "replicas").unwrap_or(1),
+            current: count(status, "replicas").unwrap_or(0),
+            updated: count(status, "updatedReplicas").unwrap_or(0),
+            available: count(status, "availableReplicas").unwrap_or(0),
         };
         Self {
             metadata: raw.metadata(),
@@ -188,18 +223,14 @@ impl From<Raw> for Deployment {
 
 impl From<Raw> for ReplicaSet {
     fn from(raw: Raw) -> Self {
-        let owner = raw
-            .metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|owner| owner.controller == Some(true));
+        let owner = items(raw.body("metadata"), "ownerReferences")
+            .find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
         let view = ReplicaSetView {
             name: raw.name(),
             uid: raw.uid(),
-            owner: owner.map(|owner| owner.uid.clone()),
-            replicas: count(&raw.body("status"), "replicas").unwrap_or(0),
-            wanted: count(&raw.body("spec"), "replicas").unwrap_or(1),
+            owner: owner.and_then(|owner| text(owner, "uid")),
+            replicas: count(raw.body("status"), "replicas").unwrap_or(0),
+            wanted: count(raw.body("spec"), "replicas").unwrap_or(1),
             template: raw.body("spec").get("template").cloned().unwrap_or_default(),
         };
         Self {
@@ -231,7 +262,7 @@ impl From<Raw> for Service {
             name: raw.name(),
             canary_of: raw.label(names::CANARY_OF),
             selector: string_map(spec.get("selector")),
-            spec,
+            spec: spec.clone(),
         };
         Self {
             metadata: raw.metadata(),
@@ -244,7 +275,7 @@ impl From<Raw> for PodTemplate {
     fn from(raw: Raw) -> Self {
         let view = TemplateView {
             uid: raw.uid(),
-            digest: digest(&raw.body("template")),
+            digest: digest(raw.body("template")),
         };
         Self {
             metadata: raw.metadata(),
@@ -256,7 +287,7 @@ impl From<Raw> for PodTemplate {
 impl From<Raw> for WholeTemplate {
     fn from(raw: Raw) -> Self {
         Self {
-            view: TemplateBody(raw.body("template")),
+            view: TemplateBody(raw.body("template").clone()),
             metadata: raw.metadata(),
         }
     }
@@ -272,7 +303,7 @@ impl From<Raw> for EndpointSlice {
             let name = endpoint
                 .pointer("/targetRef/name")
                 .or_else(|| endpoint.pointer("/addresses/0"))?;
-            ready.then(|| name.as_str().map(str::to_owned)).flatten()
+            ready.then(|| name.as_str().map(bounded)).flatten()
         });
         let view = EndpointsView {
             service: raw.label("kubernetes.io/service-name"),
@@ -288,10 +319,10 @@ impl From<Raw> for EndpointSlice {
 impl From<Raw> for Pod {
     fn from(raw: Raw) -> Self {
         let status = raw.body("status");
-        let started = text(&status, "startTime")
+        let started = text(status, "startTime")
             .and_then(|time| time.parse::<jiff::Timestamp>().ok())
             .map(jiff::Timestamp::as_second);
-        let error_exits = items(&status, "containerStatuses")
+        let error_exits = items(status, "containerStatuses")
             .map(error_exits)
             .fold(0, u32::saturating_add);
         let view = PodView {
@@ -326,7 +357,14 @@ fn items<'v>(value: &'v Value, field: &str) -> impl Iterator<Item = &'v Value> +
 }
 
 fn text(value: &Value, field: &str) -> Option<String> {
-    value.get(field).and_then(Value::as_str).map(str::to_owned)
+    value.get(field).and_then(Value::as_str).map(bounded)
+}
+
+/// A text as far as it is kept. Whatever we compare with is shorter.
+fn bounded(text: &str) -> String {
+    text.get(..text.floor_char_boundary(LONGEST_TEXT))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn count(value: &Value, field: &str) -> Option<i32> {

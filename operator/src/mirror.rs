@@ -114,6 +114,19 @@ impl<K: Resource<DynamicType = ()> + Clone> Mirror<K> {
         self.remove(&mut state, &key(object));
     }
 
+    /// Takes in that what is there under this name since this version is none of these: an older one is forgotten.
+    pub fn give_way<O: Resource>(&self, other: &O) {
+        let mut state = self.write();
+        let key = key(other);
+        if state
+            .objects
+            .get(&key)
+            .is_some_and(|known| version(known.as_ref()) <= version(other))
+        {
+            self.remove(&mut state, &key);
+        }
+    }
+
     /// The object of this name.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
         self.read()

@@ -236,6 +236,12 @@ impl Observer {
                 claims.extend(ClaimView::of(&rollout_view(other)));
             }
         });
+        // What cannot be read is not let go by that.
+        self.world.unreadable.for_each(|other| {
+            if other.namespace() == rollout.namespace() && other.uid() != rollout.uid() {
+                claims.extend(other.claim.clone());
+            }
+        });
         claims.sort_by(|one, other| (one.created, &one.name).cmp(&(other.created, &other.name)));
         claims
     }

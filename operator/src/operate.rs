@@ -14,7 +14,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use stepgate_core::Limits;
-use stepgate_crds::{Rollout, names, units::Span};
+use stepgate_crds::{names, units::Span};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use crate::{
     execute::Requests,
     hold::HoldCheck,
+    kinds::rollout::Watched,
     lease::{Leadership, Term},
     mirror::Mirror,
     observe::Observer,
@@ -192,7 +193,7 @@ impl Watches {
     fn controller(&self, notified: mpsc::UnboundedReceiver<Key>) -> Controller<Handle> {
         let (reader, writer) = reflector::store();
         let world = Arc::clone(&self.world);
-        let rollouts = watcher(self.api::<Rollout>(), watcher::Config::default())
+        let rollouts = watcher(self.api::<Watched>(), watcher::Config::default())
             .map(move |event| event.map(|event| world.observe_rollout(event)));
         let rollouts = reflector::reflector(writer, rollouts)
             .default_backoff()

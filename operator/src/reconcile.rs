@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kube::{ResourceExt, runtime::controller::Action};
+use kube::{Resource, ResourceExt, runtime::controller::Action};
 use serde_json::Value;
 use stepgate_core::{
     Effect, Input, Limits, Plan, Wake,
@@ -27,7 +27,7 @@ use crate::{
     execute::{Class, RequestError},
     observe::Observer,
     telemetry::Metrics,
-    world::Handle,
+    world::{Handle, SAY_AGAIN},
 };
 
 /// More turns than any pass takes: one that comes here goes in circles, and must not take the others down with it.
@@ -114,7 +114,7 @@ impl Reconciler {
         let mut acted: Vec<Effect> = Vec::new();
         for turn in 0..MOST_TURNS {
             let Some(rollout) = self.observer.world.rollouts.get(namespace, name) else {
-                return Ok(None);
+                return Ok(self.tell_unreadable(namespace, name));
             };
             if turn == 0 {
                 self.publish_again(&rollout);
@@ -269,13 +269,25 @@ impl Reconciler {
     }
 
     /// Writes an Event beside the pass: nothing waits for it.
-    fn publish(&self, rollout: Arc<Rollout>, note: Note) {
+    fn publish(&self, rollout: Arc<impl Resource<DynamicType = ()> + Send + Sync + 'static>, note: Note) {
         let requests = self.observer.requests.clone();
         tokio::spawn(async move {
-            if let Err(error) = requests.publish(&rollout, &note).await {
+            if let Err(error) = requests.publish(rollout.as_ref(), &note).await {
                 warn!(reason = note.reason, "an Event was not written: {error}");
             }
         });
+    }
+
+    /// A Rollout that this version cannot read is only spoken of. Comes again while it is there, for Events do not last.
+    fn tell_unreadable(&self, namespace: &str, name: &str) -> Option<Wake> {
+        let world = &self.observer.world;
+        if let Some((rollout, note)) = world.to_tell(namespace, name) {
+            self.publish(rollout, note);
+        }
+        world.unreadable.get(namespace, name).map(|_| Wake {
+            at: Some(now().after(Span::from(SAY_AGAIN))),
+            ..Wake::default()
+        })
     }
 
     /// The last Event of a Rollout, once after our start: whoever led before may have died between its commit and its Event.

@@ -5,7 +5,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use kube::{
@@ -14,18 +15,27 @@ use kube::{
     runtime::{reflector::ObjectRef, watcher},
 };
 use serde::Deserialize;
-use stepgate_crds::{Rollout, names};
+use stepgate_crds::{Rollout, names, status::Note};
+use tracing::warn;
 
 use crate::{
-    kinds::{Deployment, EndpointSlice, HttpRoute, OwnedService, Pod, PodTemplate},
+    kinds::{
+        Deployment, EndpointSlice, HttpRoute, OwnedService, Pod, PodTemplate,
+        rollout::{Unreadable, Watched, trim},
+    },
     mirror::Mirror,
 };
+
+/// How often it is said by an Event that a Rollout cannot be read: Events are kept for an hour.
+pub const SAY_AGAIN: Duration = Duration::from_hours(1);
 
 /// The watched objects.
 #[derive(Debug)]
 pub struct World {
-    /// Rollouts, without managed fields.
+    /// Rollouts, without what no decision reads.
     pub rollouts: Mirror<Rollout>,
+    /// Rollouts that this version cannot read: nothing is done with them.
+    pub unreadable: Mirror<Unreadable>,
     /// Managed Deployments.
     pub workloads: Mirror<Deployment>,
     /// Deployments of canaries.
@@ -41,6 +51,8 @@ pub struct World {
     /// Pods of canaries, by run.
     pub pods: Mirror<Pod>,
     interests: RwLock<Interests>,
+    /// The Event that was written last about a Rollout that cannot be read, and when.
+    told: Mutex<HashMap<(String, String), (String, Instant)>>,
 }
 
 /// What a Rollout cares about: by something that a changed object says of itself, the Rollouts to look at.
@@ -90,14 +102,14 @@ impl Resource for Handle {
 }
 
 impl Handle {
-    fn of(rollout: &Rollout) -> Self {
+    fn of(rollout: &impl Resource<DynamicType = ()>) -> Self {
         let ObjectMeta {
             name,
             namespace,
             uid,
             resource_version,
             ..
-        } = rollout.metadata.clone();
+        } = rollout.meta().clone();
         Self {
             metadata: ObjectMeta {
                 name,
@@ -114,6 +126,7 @@ impl Default for World {
     fn default() -> Self {
         Self {
             rollouts: Mirror::new(|_| None),
+            unreadable: Mirror::new(|_| None),
             workloads: Mirror::new(|_| None),
             canaries: Mirror::new(|_| None),
             services: Mirror::new(|_| None),
@@ -122,6 +135,7 @@ impl Default for World {
             slices: Mirror::new(|slice| slice.view.service.clone()),
             pods: Mirror::new(|pod| pod.view.run.clone()),
             interests: RwLock::default(),
+            told: Mutex::default(),
         }
     }
 }
@@ -149,7 +163,7 @@ impl World {
         .collect()
     }
 
-    /// How many Rollouts are in each phase.
+    /// How many Rollouts are in each phase, and how many cannot be read.
     pub fn phases(&self) -> BTreeMap<&'static str, usize> {
         let mut phases = BTreeMap::new();
         self.rollouts.for_each(|rollout| {
@@ -158,30 +172,102 @@ impl World {
                 .entry(phase.map_or("New", stepgate_crds::status::Phase::as_str))
                 .or_insert(0) += 1;
         });
+        self.unreadable
+            .for_each(|_| *phases.entry("Unreadable").or_insert(0) += 1);
         phases
     }
 
     /// Takes in a watch event of a Rollout, and gives it back as the queue needs it.
-    pub fn observe_rollout(&self, event: watcher::Event<Rollout>) -> watcher::Event<Handle> {
-        let event = modify(event, |rollout| rollout.metadata.managed_fields = None);
-        self.rollouts.observe(&event);
-        match &event {
-            watcher::Event::Apply(rollout) | watcher::Event::InitApply(rollout) => self.take_interest(rollout),
-            watcher::Event::Delete(rollout) => self.lose_interest(rollout),
-            watcher::Event::Init | watcher::Event::InitDone => {}
-        }
+    pub fn observe_rollout(&self, event: watcher::Event<Watched>) -> watcher::Event<Handle> {
+        use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
         match event {
-            watcher::Event::Apply(rollout) => watcher::Event::Apply(Handle::of(&rollout)),
-            watcher::Event::Delete(rollout) => watcher::Event::Delete(Handle::of(&rollout)),
-            watcher::Event::InitApply(rollout) => watcher::Event::InitApply(Handle::of(&rollout)),
-            watcher::Event::Init => watcher::Event::Init,
-            watcher::Event::InitDone => watcher::Event::InitDone,
+            Apply(rollout) => Apply(self.take(rollout, Apply, Apply)),
+            InitApply(rollout) => InitApply(self.take(rollout, InitApply, InitApply)),
+            Delete(rollout) => {
+                let handle = Handle::of(&rollout);
+                self.lose_interest(&rollout);
+                self.forget_told(&rollout);
+                match rollout {
+                    Watched::Read(rollout) => {
+                        self.unreadable.give_way(rollout.as_ref());
+                        self.rollouts.observe(&Delete(*rollout));
+                    }
+                    Watched::Unreadable(rollout) => {
+                        self.rollouts.give_way(rollout.as_ref());
+                        self.unreadable.observe(&Delete(*rollout));
+                    }
+                }
+                Delete(handle)
+            }
+            Init => {
+                self.rollouts.observe(&Init);
+                self.unreadable.observe(&Init);
+                Init
+            }
+            InitDone => {
+                self.rollouts.observe(&InitDone);
+                self.unreadable.observe(&InitDone);
+                InitDone
+            }
         }
+    }
+
+    /// Takes in a Rollout as it is now: among those that can be read, or among the others.
+    fn take(
+        &self,
+        rollout: Watched,
+        read: fn(Rollout) -> watcher::Event<Rollout>,
+        unreadable: fn(Unreadable) -> watcher::Event<Unreadable>,
+    ) -> Handle {
+        match rollout {
+            Watched::Read(rollout) => {
+                let handle = Handle::of(rollout.as_ref());
+                self.take_interest(&rollout);
+                self.forget_told(rollout.as_ref());
+                self.unreadable.give_way(rollout.as_ref());
+                self.rollouts.observe(&read(*rollout));
+                handle
+            }
+            Watched::Unreadable(rollout) => {
+                let handle = Handle::of(rollout.as_ref());
+                let (namespace, name) = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+                let before = self.unreadable.get(&namespace, &name);
+                if before.is_none_or(|before| before.uid() != rollout.uid() || before.why != rollout.why) {
+                    warn!(namespace, rollout = name, "{}", rollout.note().text);
+                }
+                self.lose_interest(rollout.as_ref());
+                // What was known of it before is no base for any decision: somebody has decided on since.
+                self.rollouts.give_way(rollout.as_ref());
+                self.unreadable.observe(&unreadable(*rollout));
+                handle
+            }
+        }
+    }
+
+    /// The Event that says that a Rollout cannot be read, where it is due. None where it was said already, or can be read.
+    pub fn to_tell(&self, namespace: &str, name: &str) -> Option<(Arc<Unreadable>, Note)> {
+        let rollout = self.unreadable.get(namespace, name)?;
+        let note = rollout.note();
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = told
+            .get(&key)
+            .is_some_and(|(id, at)| *id == note.id && at.elapsed() < SAY_AGAIN);
+        if said {
+            return None;
+        }
+        told.insert(key, (note.id.clone(), Instant::now()));
+        Some((rollout, note))
+    }
+
+    fn forget_told(&self, rollout: &impl Resource<DynamicType = ()>) {
+        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 
     /// Takes in the answer to a write of ours on a Rollout.
     pub fn put_rollout(&self, mut rollout: Rollout) -> Arc<Rollout> {
-        rollout.metadata.managed_fields = None;
+        trim(&mut rollout);
         if rollout.metadata.deletion_timestamp.is_some() && rollout.finalizers().is_empty() {
             // Gone with this very write: the watch may have said so already, and will not say it again.
             self.rollouts.drop_out(&rollout);
@@ -269,18 +355,19 @@ impl World {
 
     fn take_interest(&self, rollout: &Rollout) {
         let mut interests = self.interests.write().unwrap_or_else(PoisonError::into_inner);
-        interests.set(rollout, interests_of(rollout));
+        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+        interests.set(key, interests_of(rollout));
     }
 
-    fn lose_interest(&self, rollout: &Rollout) {
+    fn lose_interest(&self, rollout: &impl Resource<DynamicType = ()>) {
         let mut interests = self.interests.write().unwrap_or_else(PoisonError::into_inner);
-        interests.set(rollout, Vec::new());
+        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+        interests.set(key, Vec::new());
     }
 }
 
 impl Interests {
-    fn set(&mut self, rollout: &Rollout, now: Vec<Interest>) {
-        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+    fn set(&mut self, key: (String, String), now: Vec<Interest>) {
         if self.of.get(&key) == Some(&now) {
             return;
         }
@@ -321,15 +408,4 @@ fn interests_of(rollout: &Rollout) -> Vec<Interest> {
         .chain(run.map(|run| Interest::Run(namespace.clone(), run.id.clone())))
         .chain(rollout.uid().map(Interest::Uid))
         .collect()
-}
-
-/// The event with its object changed.
-pub fn modify<K>(mut event: watcher::Event<K>, change: impl FnOnce(&mut K)) -> watcher::Event<K> {
-    match &mut event {
-        watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object) => {
-            change(object);
-        }
-        watcher::Event::Init | watcher::Event::InitDone => {}
-    }
-    event
 }

@@ -6,14 +6,14 @@ use stepgate_core::{
     input::{SelectorView, ServicePolicyView, VolumeClaimView},
 };
 
-use super::{BackendTlsPolicy, DisruptionBudget, NetworkPolicy, Raw, VolumeClaim, items, text};
+use super::{BackendTlsPolicy, DisruptionBudget, NetworkPolicy, Raw, VolumeClaim, bounded, items, text};
 
 impl From<Raw> for NetworkPolicy {
     fn from(raw: Raw) -> Self {
         Self {
             view: SelectorView {
                 name: raw.name(),
-                selectors: of_network_policy(&raw.body("spec")),
+                selectors: of_network_policy(raw.body("spec")),
             },
             metadata: raw.metadata(),
         }
@@ -25,7 +25,7 @@ impl From<Raw> for DisruptionBudget {
         Self {
             view: SelectorView {
                 name: raw.name(),
-                selectors: of_disruption_budget(&raw.body("spec")),
+                selectors: of_disruption_budget(raw.body("spec")),
             },
             metadata: raw.metadata(),
         }
@@ -35,7 +35,7 @@ impl From<Raw> for DisruptionBudget {
 impl From<Raw> for BackendTlsPolicy {
     fn from(raw: Raw) -> Self {
         let spec = raw.body("spec");
-        let services = items(&spec, "targetRefs")
+        let services = items(spec, "targetRefs")
             .filter(|target| text(target, "kind").as_deref() == Some("Service"))
             .filter_map(|target| text(target, "name"));
         Self {
@@ -55,7 +55,7 @@ impl From<Raw> for VolumeClaim {
         let mut access_modes: Vec<String> = modes
             .iter()
             .flat_map(|part| items(part, "accessModes"))
-            .filter_map(|mode| mode.as_str().map(str::to_owned))
+            .filter_map(|mode| mode.as_str().map(bounded))
             .collect();
         access_modes.sort();
         access_modes.dedup();

@@ -2,15 +2,14 @@
 
 use serde_json::Value;
 use stepgate_core::input::{ParentView, RouteView, RuleView};
-use stepgate_crds::names;
 
 use super::{HttpRoute, Raw, items, text};
 
 impl From<Raw> for HttpRoute {
     fn from(raw: Raw) -> Self {
         let (spec, status) = (raw.body("spec"), raw.body("status"));
-        let namespace = raw.metadata.namespace.clone().unwrap_or_default();
-        let rules = items(&spec, "rules").map(|rule| RuleView {
+        let namespace = raw.meta("namespace").unwrap_or_default();
+        let rules = items(spec, "rules").map(|rule| RuleView {
             name: text(rule, "name"),
             backend_refs: items(rule, "backendRefs").cloned().collect(),
         });
@@ -18,15 +17,15 @@ impl From<Raw> for HttpRoute {
             name: raw.name(),
             uid: raw.uid(),
             version: raw.version(),
-            generation: raw.metadata.generation.unwrap_or(0),
-            annotated: raw.metadata.annotations.is_some(),
-            run: raw.annotation(names::RUN),
+            generation: raw.generation(),
+            annotated: raw.is_annotated(),
+            run: raw.marks(),
             changed_by: raw.changed_by(),
-            parent_refs: items(&spec, "parentRefs")
+            parent_refs: items(spec, "parentRefs")
                 .map(|reference| parent_name(reference, &namespace))
                 .collect(),
             rules: rules.collect(),
-            parents: items(&status, "parents")
+            parents: items(status, "parents")
                 .map(|parent| parent_view(parent, &namespace))
                 .collect(),
         };

@@ -2,8 +2,9 @@
 //! controller, a gateway, endpoints and counts that follow a script.
 //!
 //! `lives`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants` does all of
-//! it at random; each write of each of them is checked against the safety rules (`fixtures::checker`). `steps`, `commands`, `ends`,
-//! `rest`, `preflight` and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
+//! it at random; each write of each of them is checked against the safety rules (`fixtures::checker`), which `rules` breaks one by one.
+//! `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`, `rest`, `preflight`
+//! and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
 
 #[cfg(test)]
 mod fixtures {
@@ -33,6 +34,7 @@ mod decisions {
     mod parents;
     mod preflight;
     mod rest;
+    mod rules;
     mod steps;
     mod strangers;
 }

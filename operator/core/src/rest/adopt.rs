@@ -54,7 +54,7 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
     };
     // Let roll natively: held by the policy, or by a fix of the fix.
     if input.rollout.status.native.is_some()
-        && let Some(release) = hold::release(workload)
+        && let Some(release) = held(workload)
     {
         return Plan::act(release);
     }
@@ -62,7 +62,7 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
     let serving = settled.then(|| serving(workload, replica_sets)).flatten();
     let Some(serving) = serving else {
         // Held in the middle of a roll, or with nothing to protect: it has to come through.
-        if let Some(release) = hold::release(workload) {
+        if let Some(release) = held(workload) {
             return Plan::act(release);
         }
         let why = format!(
@@ -123,6 +123,11 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
             report::commit(status, input, &said, Some(note))
         }
     }
+}
+
+/// What lets a Deployment go that the policy holds; a person's own pause is left alone.
+fn held(workload: &WorkloadView) -> Option<Effect> {
+    hold::is_waiting(workload).then(|| hold::release(workload)).flatten()
 }
 
 /// The ReplicaSet that has all the pods; where there are none, the one of the Deployment's template.

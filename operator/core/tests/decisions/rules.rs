@@ -37,7 +37,7 @@ fn said(simulator: &Simulator, kind: &'static str, name: &str, act: Act, status:
 }
 
 /// A patch under the preconditions of the object as it is.
-fn patch(simulator: &Simulator, kind: &'static str, name: &str, operations: Value) -> Act {
+fn patch(simulator: &Simulator, kind: &'static str, name: &str, operations: &Value) -> Act {
     let object = simulator.cluster.api.get(kind, name).unwrap();
     let test =
         |field: &str| json!({"op": "test", "path": format!("/metadata/{field}"), "value": object["metadata"][field]});
@@ -53,7 +53,7 @@ fn weighs(simulator: &Simulator, stable: i64, canary: i64, seq: i32) -> Act {
         {"op": "add", "path": "/spec/rules/0/backendRefs/1/weight", "value": canary},
         {"op": "add", "path": "/metadata/annotations/stepgate.dev~1run", "value": format!("{id}.{seq}")},
     ]);
-    patch(simulator, "HTTPRoute", "checkout", operations)
+    patch(simulator, "HTTPRoute", "checkout", &operations)
 }
 
 /// The status with its run at this intent, weight and state.
@@ -106,7 +106,7 @@ fn of_a_write_on_the_route() {
     let mark = said(&simulator, "HTTPRoute", "checkout", act, &marked);
     assert!(mark.contains("the route's mark is"), "{mark}");
     let hostnames = json!([{"op": "add", "path": "/spec/hostnames", "value": ["elsewhere.example.com"]}]);
-    let act = patch(&simulator, "HTTPRoute", "checkout", hostnames);
+    let act = patch(&simulator, "HTTPRoute", "checkout", &hostnames);
     let users = said(&simulator, "HTTPRoute", "checkout", act, &simulator.status());
     assert!(users.contains("the user's part of the route changed"), "{users}");
 
@@ -136,7 +136,7 @@ fn of_a_write_on_the_deployment_and_what_belongs_to_it() {
     let simulator = Simulator::at_step(&json!({}), 2);
     let status = simulator.status();
     let deployment = |operations: Value, status: &RolloutStatus| {
-        let act = patch(&simulator, "Deployment", "checkout", operations);
+        let act = patch(&simulator, "Deployment", "checkout", &operations);
         said(&simulator, "Deployment", "checkout", act, status)
     };
     let scaled = deployment(json!([{"op": "add", "path": "/spec/replicas", "value": 9}]), &status);
@@ -180,6 +180,8 @@ fn of_a_write_on_the_deployment_and_what_belongs_to_it() {
     assert!(pods.contains("goes with its 4 pods"), "{pods}");
 }
 
+type Change = fn(&mut Run);
+
 /// What the checker says of a commit that changes the run so.
 fn committed(simulator: &Simulator, change: impl FnOnce(&mut Run)) -> String {
     let before = simulator.status();
@@ -194,11 +196,11 @@ fn committed(simulator: &Simulator, change: impl FnOnce(&mut Run)) -> String {
 #[test]
 fn of_a_status_in_a_run() {
     let simulator = Simulator::at_step(&json!({}), 2);
-    let cases: [(&str, fn(&mut Run)); 8] = [
+    let cases: [(&str, Change); 8] = [
         ("from step 1 to 3", |run| run.step = 3),
         ("is not step 1's weight", |run| run.weight = 40),
         ("goes on by the verdict", |run| {
-            (run.step, run.weight, run.seq) = (2, 50, run.seq + 1)
+            (run.step, run.weight, run.seq) = (2, 50, run.seq + 1);
         }),
         ("promoted before the last step", |run| {
             run.state = RunState::Promoting { since: run.started }

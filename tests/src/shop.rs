@@ -136,9 +136,8 @@ spec: {{selector: {{app: {NAME}{track}}}, ports: [{{name: http, port: 80, target
 
     /// Applies everything, the Rollout last, and waits until the Rollout is Healthy.
     pub async fn open(&self, namespace: &Namespace) -> Result<()> {
-        namespace.apply(&self.application()).await?;
-        namespace.apply(&self.route(namespace)).await?;
-        namespace.apply(&self.rollout()).await?;
+        let all = [self.application(), self.route(namespace), self.rollout()].join("---\n");
+        namespace.apply(&all).await?;
         wait(namespace, Phase::Healthy, Duration::from_mins(1)).await?;
         Ok(())
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use stepgate_crds::status::Phase;
 use stepgate_crds::{RolloutStatus, Verb};
@@ -29,8 +30,10 @@ use crate::until::{Seen, until};
 /// How long any state may take to come.
 pub const BOUND: Duration = Duration::from_mins(2);
 
+/// The name of the quota.
+const ROOM: &str = "room";
 /// Cases at once for each core: a case waits most of its time.
-const CASES_PER_CORE: usize = 5;
+const CASES_PER_CORE: usize = 8;
 
 /// Where a Rollout can be when something happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,10 +115,7 @@ impl State {
         let mut kept = Kept::default();
         match self {
             Self::Healthy => {}
-            Self::Preparing => {
-                let change = ["set", "env", "deployment/checkout", "VERSION=v2", "SLOW_START=60m"];
-                namespace.kubectl(&change).await?;
-            }
+            Self::Preparing => ship(namespace, &[("VERSION", "v2"), ("SLOW_START", "60m")]).await?,
             Self::Stepping => at(scene, 50).await?,
             Self::Paused => {
                 at(scene, 50).await?;
@@ -206,9 +206,9 @@ impl Kept {
             refusal.end().await?;
         }
         if std::mem::take(&mut self.quota) {
-            namespace
-                .kubectl(&["delete", "resourcequota", "room", "--ignore-not-found"])
-                .await?;
+            let quotas: Api<ResourceQuota> = namespace.api();
+            // Gone already where the whole namespace goes.
+            let _gone = quotas.delete(ROOM, &DeleteParams::default()).await;
         }
         Ok(())
     }
@@ -222,12 +222,13 @@ impl Kept {
 
 /// Puts a quota of so many pods into the namespace; comes back when it is in force.
 pub async fn no_room(namespace: &Namespace, pods: u32) -> Result<()> {
-    let hard = format!("--hard=pods={pods}");
-    namespace.kubectl(&["create", "quota", "room", &hard]).await?;
+    let quotas: Api<ResourceQuota> = namespace.api();
+    let quota =
+        serde_json::from_value(json!({"metadata": {"name": ROOM}, "spec": {"hard": {"pods": pods.to_string()}}}))?;
+    quotas.create(&PostParams::default(), &quota).await?;
     until("the quota to be in force", BOUND, async || {
-        let quota = shop::object(namespace, "v1", "ResourceQuota", "room").await?;
-        let used = quota.pointer("/status/used/pods");
-        Ok(used.map_or_else(|| Seen::NotYet(quota.to_string()), |_| Seen::Done(())))
+        let used = quotas.get(ROOM).await?.status.and_then(|status| status.used);
+        Ok(used.map_or_else(|| Seen::NotYet("not yet".to_owned()), |_| Seen::Done(())))
     })
     .await
 }
@@ -261,11 +262,21 @@ fn strategy() -> Value {
 
 /// Ships v2 and waits until this weight is in force.
 async fn at(scene: &Scene, weight: i32) -> Result<()> {
-    let strategy = json!({"spec": {"strategy": strategy()}});
-    let patch = ["patch", "deployment", NAME, "--patch", &strategy.to_string()];
-    scene.namespace.kubectl(&patch).await?;
-    shop::ship(&scene.namespace, "v2", "0%").await?;
+    ship(&scene.namespace, &[("VERSION", "v2")]).await?;
     in_force(scene, weight).await
+}
+
+/// Changes the template, as `kubectl set env` does and without its price, and how the Deployment rolls.
+async fn ship(namespace: &Namespace, variables: &[(&str, &str)]) -> Result<()> {
+    let environment: Vec<Value> = variables
+        .iter()
+        .map(|(name, value)| json!({"name": name, "value": value}))
+        .collect();
+    let template = json!({"spec": {"containers": [{"name": "app", "env": environment}]}});
+    let patch = Patch::Strategic(json!({"spec": {"strategy": strategy(), "template": template}}));
+    let deployments: Api<Deployment> = namespace.api();
+    deployments.patch(NAME, &PatchParams::default(), &patch).await?;
+    Ok(())
 }
 
 /// Waits until every parent accepted this weight of a step.

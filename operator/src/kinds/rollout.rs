@@ -22,6 +22,8 @@ use super::{Raw, items, text};
 
 /// Largest status that is read, in bytes: four times what the operator ever writes.
 const LARGEST_STATUS: usize = 65_536;
+/// Longest command that is read, in bytes: ten times what one has.
+const LONGEST_COMMAND: usize = 4_096;
 /// From here on an f64 does not hold every integer.
 const EXACT: i64 = 9_007_199_254_740_992;
 /// Most of anything that a status counts one by one.
@@ -227,7 +229,11 @@ pub fn trim(rollout: &mut Rollout) {
     metadata.labels = None;
     metadata.owner_references = None;
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|name, _| name == names::COMMAND);
+        annotations.retain(|name, text| {
+            // One that is longer is none of ours, cut or not.
+            text.truncate(text.floor_char_boundary(LONGEST_COMMAND));
+            name == names::COMMAND
+        });
     }
 }
 

@@ -70,6 +70,7 @@ pub(crate) fn cases(usual: u32) -> Config {
         },
         failure_persistence: None,
         max_shrink_iters: 2_000,
+        max_local_rejects: u32::MAX,
         ..Config::default()
     }
 }

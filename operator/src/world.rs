@@ -236,9 +236,10 @@ impl World {
                     warn!(namespace, rollout = name, "{}", rollout.note().text);
                 }
                 self.lose_interest(rollout.as_ref());
-                // What was known of it before is no base for any decision: somebody has decided on since.
+                // What was known of it before is no base for any decision: somebody has decided on since. In this order, for the answer to
+                // a write of ours may come in at the same time.
+                self.unreadable.observe(&unreadable(rollout.as_ref().clone()));
                 self.rollouts.give_way(rollout.as_ref());
-                self.unreadable.observe(&unreadable(*rollout));
                 handle
             }
         }
@@ -275,6 +276,10 @@ impl World {
         } else {
             self.rollouts.put(&rollout);
             self.take_interest(&rollout);
+            let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+            if let Some(newer) = self.unreadable.get(&key.0, &key.1) {
+                self.rollouts.give_way(newer.as_ref());
+            }
         }
         Arc::new(rollout)
     }

@@ -133,6 +133,18 @@ fn one_that_cannot_be_read_stops_no_other_and_comes_back_when_it_can() {
 }
 
 #[test]
+fn an_older_answer_to_a_write_does_not_bring_it_back() {
+    let world = World::default();
+    let answer = |version| serde_json::from_value(rollout("bad", version, json!({"phase": "Healthy"}))).unwrap();
+    world.observe_rollout(Event::Apply(read(&rollout("bad", 7, json!({"phase": "Levitating"})))));
+    world.put_rollout(answer(6));
+    assert_eq!(names(&world), (vec![], vec!["bad".to_owned()]));
+    // A newer one can only be that of an object that could be read.
+    world.put_rollout(answer(8));
+    assert_eq!(names(&world).0, ["bad"]);
+}
+
+#[test]
 fn what_cannot_be_read_keeps_its_claims() {
     let status = json!({
         "phase": "Levitating",

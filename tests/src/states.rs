@@ -115,7 +115,11 @@ impl State {
         let mut kept = Kept::default();
         match self {
             Self::Healthy => {}
-            Self::Preparing => ship(namespace, &[("VERSION", "v2"), ("SLOW_START", "60m")]).await?,
+            Self::Preparing => {
+                // By kubectl, which puts a new variable where a manifest would: at the end.
+                let change = ["set", "env", "deployment/checkout", "VERSION=v2", "SLOW_START=60m"];
+                namespace.kubectl(&change).await?;
+            }
             Self::Stepping => at(scene, 50).await?,
             Self::Paused => {
                 at(scene, 50).await?;
@@ -262,16 +266,13 @@ fn strategy() -> Value {
 
 /// Ships v2 and waits until this weight is in force.
 async fn at(scene: &Scene, weight: i32) -> Result<()> {
-    ship(&scene.namespace, &[("VERSION", "v2")]).await?;
+    ship(&scene.namespace).await?;
     in_force(scene, weight).await
 }
 
-/// Changes the template, as `kubectl set env` does and without its price, and how the Deployment rolls.
-async fn ship(namespace: &Namespace, variables: &[(&str, &str)]) -> Result<()> {
-    let environment: Vec<Value> = variables
-        .iter()
-        .map(|(name, value)| json!({"name": name, "value": value}))
-        .collect();
+/// Ships v2, and changes how the Deployment rolls.
+async fn ship(namespace: &Namespace) -> Result<()> {
+    let environment = json!([{"name": "VERSION", "value": "v2"}]);
     let template = json!({"spec": {"containers": [{"name": "app", "env": environment}]}});
     let patch = Patch::Strategic(json!({"spec": {"strategy": strategy(), "template": template}}));
     let deployments: Api<Deployment> = namespace.api();

@@ -24,12 +24,12 @@ pub(super) fn route_in_git(scene: &Scene) -> Result<Value> {
     manifest(&states::shop().route(&scene.namespace), "HTTPRoute")
 }
 
-/// The operator's writes to objects of this namespace since the mark, Events and status apart.
+/// The operator's writes to objects of this namespace since the mark, Events and its own Rollout apart.
 pub(super) fn writes(scene: &Scene, since: &Mark) -> Result<Vec<String>> {
     let requests = scene.requests(since)?;
     let to_objects = requests.iter().filter(|request| {
         let target = request.object_ref.clone().unwrap_or_default();
-        request.is_write() && target.resource != "events" && target.subresource != "status"
+        request.is_write() && !["events", "rollouts"].contains(&target.resource.as_str())
     });
     Ok(to_objects.map(Request::what).collect())
 }

@@ -33,7 +33,7 @@ pub const BOUND: Duration = Duration::from_mins(2);
 /// The name of the quota.
 const ROOM: &str = "room";
 /// Cases at once for each core: a case waits most of its time.
-const CASES_PER_CORE: usize = 8;
+const CASES_PER_CORE: usize = 6;
 
 /// Where a Rollout can be when something happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -145,6 +145,8 @@ pub(super) fn writes(scene: &Scene, since: &Mark) -> Result<Vec<Request>> {
 
 /// Nobody writes against the tool: no write of the operator while it makes its rounds, but for a status that says what is.
 pub(super) async fn is_quiet(scene: &Scene) -> Result<()> {
+    // What ended is cleared away in a moment.
+    sleep(Duration::from_secs(3)).await;
     let mark = scene.namespace.cluster().audit()?;
     sleep(QUIET).await;
     let seen: Vec<String> = writes(scene, &mark)?.iter().map(Request::what).collect();

@@ -251,7 +251,12 @@ impl<'a> Pass<'a> {
         if pending.is_empty() {
             let message = format!("every parent knows the canary: {goal} % again");
             let said = Said::urgent(self.phase(), "WeightsChanged", message);
-            return Some(self.commit(self.intend(goal, self.run.state.clone()), &said, None));
+            // The canary does not grow any more: what it was sized by still holds.
+            let run = Run {
+                base: self.run.base,
+                ..self.intend(goal, self.run.state.clone())
+            };
+            return Some(self.commit(run, &said, None));
         }
         let message = format!("the canary's backendRef is not accepted yet by {}", pending.join(", "));
         Some(if self.is_overdue() {

@@ -173,6 +173,20 @@ fn the_deletion_of_a_rollout_whose_promotion_never_ends_comes_to_its_end() {
 }
 
 #[test]
+fn a_promotion_that_lost_its_canary_comes_to_its_end_though_the_deployment_grows() {
+    let mut simulator = Simulator::at_step(&json!({}), 1);
+    simulator.promote_fully();
+    simulator.until("Promoting", 60, |simulator| simulator.is_in("Promoting"));
+    simulator.run_for(4);
+    simulator.cluster.kill_pods("checkout-canary");
+    simulator.run_for(1);
+    assert_eq!(live_weight(&simulator), 0, "{}", simulator.timeline());
+    simulator.cluster.change_deployment(&json!({"spec": {"replicas": 5}}));
+    simulator.until_phase(Phase::Healthy, 400);
+    assert_at_rest_as_written(&simulator);
+}
+
+#[test]
 fn a_step_at_0_percent_waits_for_a_person_and_then_all_the_traffic_moves() {
     let steps =
         json!({"steps": [{"weight": 0, "bake": "10s", "approval": "Required"}, {"weight": 100, "bake": "10s"}]});

@@ -3,7 +3,7 @@
 
 use proptest::{prelude::*, test_runner::RngSeed};
 use serde_json::json;
-use stepgate_crds::{command::Verb, units::Span};
+use stepgate_crds::{command::Verb, status::Phase, units::Span};
 
 use crate::fixtures::{
     checker::users_part,
@@ -356,22 +356,83 @@ fn is_as_its_user_wrote(simulator: &Simulator, happenings: &[Happening]) {
     }
 }
 
+/// Where a life begins.
+#[derive(Clone, Copy, Debug)]
+enum Beginning {
+    /// A version was shipped this moment; the steps want an approval, or not.
+    Shipped {
+        approval: bool,
+    },
+    Stepping,
+    Retreated,
+    Promoting,
+    Restoring,
+    Returning,
+    Failed,
+}
+
+fn beginning() -> impl Strategy<Value = Beginning> {
+    use Beginning::*;
+    prop_oneof![
+        any::<bool>().prop_map(|approval| Shipped { approval }),
+        prop::sample::select(vec![Stepping, Retreated, Promoting, Restoring, Returning, Failed]),
+    ]
+}
+
+fn begin(beginning: Beginning) -> Simulator {
+    let approval = matches!(beginning, Beginning::Shipped { approval: true });
+    let spec = if approval {
+        json!({"steps": [{"weight": 0}, {"weight": 20, "approval": "Required"}, {"weight": 100}]})
+    } else {
+        json!({})
+    };
+    let mut simulator = Simulator::adopted(&spec);
+    simulator.limits.progress_deadline = Span::seconds(120);
+    simulator.ship("v2");
+    if matches!(beginning, Beginning::Shipped { .. }) {
+        return simulator;
+    }
+    simulator.until("10 %", 60, |simulator| simulator.status().weight == Some(10));
+    if matches!(
+        beginning,
+        Beginning::Promoting | Beginning::Restoring | Beginning::Returning
+    ) {
+        simulator.promote_fully();
+        simulator.until_phase(Phase::Promoting, 60);
+    }
+    match beginning {
+        Beginning::Shipped { .. } | Beginning::Stepping => {}
+        Beginning::Retreated => {
+            simulator.cluster.weather.broken.push("v2".to_owned());
+            simulator.until_phase(Phase::Retreated, 5);
+        }
+        Beginning::Promoting => simulator.run_for(4),
+        Beginning::Restoring => {
+            simulator.run_for(4);
+            simulator.command(Verb::Abort);
+            simulator.until_phase(Phase::Restoring, 5);
+        }
+        Beginning::Returning => {
+            simulator.cluster.weather.gateway_delay = Some(20);
+            simulator.until_phase(Phase::Returning, 120);
+        }
+        Beginning::Failed => {
+            simulator.command(Verb::Abort);
+            simulator.until_phase(Phase::Failed, 60);
+        }
+    }
+    simulator
+}
+
 proptest! {
     #![proptest_config(lives())]
 
     #[test]
     fn every_write_of_any_life_is_safe_and_every_life_comes_to_rest(
+        beginning in beginning(),
         happenings in prop::collection::vec(happening(), 1..25),
-        approval in any::<bool>(),
     ) {
-        let spec = if approval {
-            json!({"steps": [{"weight": 0}, {"weight": 20, "approval": "Required"}, {"weight": 100}]})
-        } else {
-            json!({})
-        };
-        let mut simulator = Simulator::adopted(&spec);
-        simulator.limits.progress_deadline = Span::seconds(120);
-        simulator.ship("v2");
+        let mut simulator = begin(beginning);
         for one in &happenings {
             happen(&mut simulator, one);
         }
@@ -389,7 +450,7 @@ fn lives() -> ProptestConfig {
     };
     if usual.cases == UNSAID {
         ProptestConfig {
-            cases: 60,
+            cases: 100,
             rng_seed: RngSeed::Fixed(7),
             ..usual
         }

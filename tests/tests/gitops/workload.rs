@@ -40,6 +40,8 @@ async fn deployment_applied_in(cluster: &Cluster, state: State) -> Result<()> {
         let git = in_git(version, slow)?;
         let rounds = Rounds::start(&scene.namespace, Tool::Plain(FLUX), &git, Duration::from_secs(1));
         if state != State::Draining {
+            // What the state itself asks for is written by then.
+            sleep(Duration::from_secs(3)).await;
             let mark = cluster.audit()?;
             sleep(Duration::from_secs(6)).await;
             let seen = writes(&scene, &mark)?;

@@ -18,8 +18,8 @@ use stepgate_tests::shop::{self, NAME};
 use stepgate_tests::states;
 use stepgate_tests::until::{Seen, until};
 
-/// Most memory that the operator may have had at any time, in KiB: it has about 60 MiB without any of this.
-const MOST_MEMORY: u64 = 160 * 1024;
+/// Most memory that the operator may have had at any time, in KiB. It has 48 MiB with all of this.
+const MOST_MEMORY: u64 = 128 * 1024;
 /// As much text as one object's annotations may have.
 const ANNOTATION: usize = 250_000;
 /// What a Rollout becomes whose status a later version wrote.

@@ -15,6 +15,8 @@ use crate::fixtures::observed::Observed;
 const LARGEST_STATUS: usize = 16_384;
 /// Most requests of one decision.
 const MOST_EFFECTS: usize = 24;
+/// So many commits in a row are followed.
+const MOST_COMMITS: usize = 4;
 /// Longest that a decision may take: a thousand times what it takes.
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -23,8 +25,21 @@ pub(crate) fn bytes(value: &impl serde::Serialize) -> usize {
     serde_json::to_string(value).unwrap().len()
 }
 
-/// Decides on this, and says what was out of bounds. `given`: the bytes of what it was made on.
+/// Decides on this, and on what is committed after it, and says what was out of bounds; the first decision. `given`: the bytes of what it
+/// was made on.
 pub(crate) fn decide(seen: &Observed, given: usize) -> Result<Plan, String> {
+    let first = decide_once(seen, given)?;
+    let mut plan = first.clone();
+    let mut seen = seen.clone();
+    for _ in 0..MOST_COMMITS {
+        let Plan::Commit(status) = plan else { return Ok(first) };
+        seen.rollout.status = *status;
+        plan = decide_once(&seen, given)?;
+    }
+    Ok(first)
+}
+
+fn decide_once(seen: &Observed, given: usize) -> Result<Plan, String> {
     let began = Instant::now();
     let input = seen.input();
     let plan = catch_unwind(AssertUnwindSafe(|| stepgate_core::next(&input)))

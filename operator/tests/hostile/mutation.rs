@@ -16,6 +16,8 @@ pub(crate) enum Mutation {
     Zero,
     Negative,
     MostNegative,
+    Largest,
+    Largest32,
     Huge,
     Fraction,
     LongText,
@@ -24,7 +26,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Drop,
         Self::Null,
         Self::EmptyObject,
@@ -35,6 +37,8 @@ impl Mutation {
         Self::Zero,
         Self::Negative,
         Self::MostNegative,
+        Self::Largest,
+        Self::Largest32,
         Self::Huge,
         Self::Fraction,
         Self::LongText,
@@ -54,6 +58,8 @@ impl Mutation {
             Self::Zero => json!(0),
             Self::Negative => json!(-1),
             Self::MostNegative => json!(i64::MIN),
+            Self::Largest => json!(i64::MAX),
+            Self::Largest32 => json!(i32::MAX),
             Self::Huge => json!(u64::MAX),
             Self::Fraction => json!(1e300),
             Self::LongText => json!("ü-.".repeat(8_000)),

@@ -173,9 +173,18 @@ impl Requests {
 
     /// A Deployment as it stands, every field of it; none where it is not there.
     pub async fn get_raw(&self, namespace: &str, name: &str) -> Result<Option<Value>, RequestError> {
-        let (path, resource) = path(Kind::Deployment, namespace);
-        let what = format!("Deployment {namespace}/{name}");
-        let get = Request::new(path)
+        self.there(Kind::Deployment, "deployments", namespace, name).await
+    }
+
+    async fn there(
+        &self,
+        kind: Kind,
+        resource: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, RequestError> {
+        let what = format!("{kind:?} {namespace}/{name}");
+        let get = Request::new(path(kind, namespace).0)
             .get(name, &kube::api::GetParams::default())
             .map_err(|source| refused("get", &what, kube::Error::BuildRequest(source)))?;
         match self
@@ -284,19 +293,25 @@ impl Requests {
                 forget(world, effect.kind, namespace, name, uid);
                 Ok(())
             }
-            // Gone, or another object by now: either way not the one that was to go.
-            (Act::Delete { uid }, Err(error)) if matches!(error.code(), Some(404 | 409)) => {
+            (Act::Delete { uid }, Err(error)) if error.code() == Some(404) => {
+                forget(world, effect.kind, namespace, name, uid);
+                Ok(())
+            }
+            // Another object by now, most likely: then the one that was to go is gone. That is looked at, not believed.
+            (Act::Delete { uid }, Err(error)) if error.code() == Some(409) => {
+                let there = self.there(effect.kind, resource, namespace, name).await?;
+                let is_it = |object: &Value| object.pointer("/metadata/uid").and_then(Value::as_str) == Some(uid);
+                if there.as_ref().is_some_and(is_it) {
+                    return Err(error);
+                }
                 forget(world, effect.kind, namespace, name, uid);
                 Ok(())
             }
             // Made by a pass that did not hear the answer: look at it, and let the next decision judge it.
             (Act::Create(wanted), Err(error)) if error.code() == Some(409) => {
-                let get = Request::new(path(effect.kind, namespace).0)
-                    .get(name, &kube::api::GetParams::default())
-                    .map_err(|source| refused("get", name, kube::Error::BuildRequest(source)))?;
-                let there = self
-                    .bounded("get", resource, name.to_owned(), self.client.request::<Value>(get))
-                    .await?;
+                let there = self.there(effect.kind, resource, namespace, name).await?;
+                // Gone again since: the next look sees it.
+                let Some(there) = there else { return Err(error) };
                 if !is_ours(&there, wanted) {
                     return Err(RequestError::Taken {
                         what: format!("{:?} {namespace}/{name}", effect.kind),

@@ -18,7 +18,6 @@ const AT_ONCE: usize = 24;
 const FOUND: [&str; 0] = [];
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the table is kept with the test's output")]
 async fn every_course_with_a_fault_comes_to_the_same_end_and_breaks_no_rule() -> Result<()> {
     let range = Range::open().await?;
     let oracles = range.oracles(&Workload::ALL).await?;

@@ -65,10 +65,13 @@ async fn holder(scene: &Scene) -> Result<String> {
 impl Several {
     /// Waits until another than the first leads, and gives how long that took since `lost`.
     async fn another_leads(&self, lost: Instant) -> Result<Duration> {
-        let first = self.scene.operator.name();
+        self.another_leads_than(&[self.scene.operator.name()], lost).await
+    }
+
+    async fn another_leads_than(&self, dead: &[&str], lost: Instant) -> Result<Duration> {
         until("another operator to lead", LEASE + SLACK + BUSY, async || {
             let holder = holder(&self.scene).await?;
-            Ok(if holder.is_empty() || holder == first {
+            Ok(if holder.is_empty() || dead.contains(&holder.as_str()) {
                 Seen::NotYet(holder)
             } else {
                 Seen::Done(())
@@ -112,6 +115,9 @@ async fn of_three_operators_another_leads_when_the_leader_is_killed_and_again() 
         let second = holder(&several.scene).await?;
         let leader = several.others.iter_mut().find(|operator| operator.name() == second);
         leader.context("the leader is none of ours")?.kill().await?;
+        let lost = Instant::now();
+        let dead = [several.scene.operator.name(), &second];
+        tell("killed again", several.another_leads_than(&dead, lost).await?);
         several.end_well(&run).await
     }
     .await;

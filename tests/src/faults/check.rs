@@ -119,7 +119,12 @@ struct Checker<'a> {
     ended: BTreeSet<String>,
     /// The highest intent on the route, by run.
     seqs: BTreeMap<String, i64>,
+    /// The weights of the route as its user wrote them.
+    original: Option<Vec<Weights>>,
 }
+
+/// The written weights of stable and of the canary in one rule.
+type Weights = (Option<i64>, Option<i64>);
 
 impl<'a> Checker<'a> {
     fn new(steps: &'a [i64], drain: Duration) -> Self {
@@ -131,6 +136,7 @@ impl<'a> Checker<'a> {
             zero: None,
             ended: BTreeSet::new(),
             seqs: BTreeMap::new(),
+            original: None,
         }
     }
 
@@ -249,8 +255,7 @@ impl<'a> Checker<'a> {
     }
 
     fn unmarked(&mut self, route: &Value) {
-        let as_before = weights_as_written(route) == vec![(Some(7), None)];
-        if !as_before {
+        if self.original.as_ref() != Some(&weights_as_written(route)) {
             let refs = route.pointer("/spec/rules").cloned().unwrap_or_default();
             self.broken(1, format!("without a mark the rules are {refs}"));
         }
@@ -347,6 +352,12 @@ impl<'a> Checker<'a> {
         let Some(route) = self.world.get("HTTPRoute", NAME) else {
             return;
         };
+        if self.original.is_none() {
+            self.original = Some(weights_as_written(route));
+        }
+        let Some(route) = self.world.get("HTTPRoute", NAME) else {
+            return;
+        };
         let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
         let parents = route.pointer("/status/parents").and_then(Value::as_array);
         let accepted = parents.into_iter().flatten().all(|parent| {
@@ -383,24 +394,30 @@ fn refs(route: &Value) -> impl Iterator<Item = &Vec<Value>> {
         .filter_map(|rule| rule.get("backendRefs").and_then(Value::as_array))
 }
 
-fn weight_of(refs: &[Value], name: &str) -> Option<Option<i64>> {
-    let found = refs.iter().find(|one| one.get("name") == Some(&json!(name)))?;
-    Some(found.get("weight").and_then(Value::as_i64))
+fn find<'v>(refs: &'v [Value], name: &str) -> Option<&'v Value> {
+    refs.iter().find(|one| one.get("name") == Some(&json!(name)))
+}
+
+fn written(found: &Value) -> Option<i64> {
+    found.get("weight").and_then(Value::as_i64)
 }
 
 /// Stable's and the canary's weight of each rule.
 fn weights(route: &Value) -> Vec<(i64, i64)> {
     refs(route)
         .map(|refs| {
-            let weight = |name| weight_of(refs, name).map_or(0, |weight| weight.unwrap_or(1));
+            let weight = |name| find(refs, name).map_or(0, |found| written(found).unwrap_or(1));
             (weight(NAME), weight(CANARY))
         })
         .collect()
 }
 
-fn weights_as_written(route: &Value) -> Vec<(Option<i64>, Option<i64>)> {
+fn weights_as_written(route: &Value) -> Vec<Weights> {
     refs(route)
-        .map(|refs| (weight_of(refs, NAME).flatten(), weight_of(refs, CANARY).flatten()))
+        .map(|refs| {
+            let weight = |name| find(refs, name).and_then(written);
+            (weight(NAME), weight(CANARY))
+        })
         .collect()
 }
 

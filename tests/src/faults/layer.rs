@@ -437,8 +437,8 @@ where
                 let gone = json!({"type": "ERROR", "object": {
                     "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired",
                     "message": "too old resource version, on purpose", "metadata": {}}});
-                let line = Bytes::from(format!("{gone}\n"));
-                return Some((Ok(http_body::Frame::data(line)), stream));
+                let expired = Bytes::from(format!("{gone}\n"));
+                return Some((Ok(http_body::Frame::data(expired)), stream));
             }
             if let Some(until) = now.silent_until.filter(|until| *until > Instant::now()) {
                 tokio::select! {

@@ -101,7 +101,7 @@ impl Life {
             number: term,
             since: Timestamp::now(),
             absent,
-            deadline: Instant::now() + Duration::from_secs(86_400),
+            deadline: Instant::now() + Duration::from_hours(24),
         };
         let (leadership, led) = watch::channel(Leadership::Leader(term));
         let operator = Operator {

@@ -22,7 +22,7 @@ use super::process::{self, Life};
 use super::site::STEPS;
 use super::source::Source;
 use super::workload::{self, Times, Workload};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Namespace};
 use crate::operator::install_chart;
 
 /// How long nothing may be written once a course has come to its end.
@@ -259,8 +259,8 @@ impl Range {
                 driven = &mut driven => break driven,
                 // What a bug did to the course is of no interest: only what was seen of it.
                 () = sleep(BUG_BOUND), if bug.is_some() => break Ok(Times::default()),
-                crashed = crashes.changed() => {
-                    crashed.context("the tap is gone")?;
+                one = crashes.changed() => {
+                    one.context("the tap is gone")?;
                     life.kill();
                     sleep(OUTAGE).await;
                     term += 1;
@@ -269,7 +269,13 @@ impl Range {
             }
         };
         // What may still be under way when the course has come to its end: templates that are cleared away, a command that is.
-        let ended = self.come_to_rest(tap, &mut crashes, &mut life, &mut term, &begin).await;
+        let is_there = || {
+            let state = oracle.map(|oracle| &oracle.state);
+            state.is_none_or(|state| End::of(&self.world(&namespace), &[]).state == *state)
+        };
+        let ended = self
+            .come_to_rest(tap, &mut crashes, &mut life, &mut term, (&begin, &is_there))
+            .await;
         let writes = tap.writes();
         if let Err(error) = life.end().await {
             outcome.violations.push(Violation {
@@ -306,30 +312,43 @@ impl Range {
         Ok(())
     }
 
-    /// Waits until nothing was written for some time.
+    /// Everything in a namespace as it is now.
+    fn world(&self, namespace: &Namespace) -> World {
+        let mut world = World::default();
+        for version in self.observer.history(namespace.name()) {
+            world.take(&version);
+        }
+        world
+    }
+
+    /// Waits until nothing was written for some time, and for the end that the oracle came to where it is still to come.
     async fn come_to_rest(
         &self,
         tap: &Arc<Tap>,
         crashes: &mut tokio::sync::watch::Receiver<usize>,
         life: &mut Life,
         term: &mut i32,
-        begin: &impl Fn(i32, Duration) -> Result<Life>,
+        (begin, is_there): (&impl Fn(i32, Duration) -> Result<Life>, &impl Fn() -> bool),
     ) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let before = tap.writes().len();
             tokio::select! {
                 () = sleep(REST) => {}
-                crashed = crashes.changed() => {
-                    crashed.context("the tap is gone")?;
+                one = crashes.changed() => {
+                    one.context("the tap is gone")?;
                     sleep(OUTAGE).await;
                     *term += 1;
                     std::mem::replace(life, begin(*term, OUTAGE)?).kill();
                     continue;
                 }
             }
-            if tap.writes().len() == before {
+            let late = Instant::now() >= deadline;
+            if tap.writes().len() == before && (late || is_there()) {
                 return Ok(());
+            }
+            if tap.writes().len() == before {
+                continue;
             }
             anyhow::ensure!(
                 Instant::now() < deadline,

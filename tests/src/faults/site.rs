@@ -10,13 +10,13 @@ use crate::shop::NAME;
 /// The weights of the steps.
 pub const STEPS: [i64; 2] = [30, 100];
 
-/// What the user applies, the Rollout last; its first step asks for an approval where somebody is to do something there.
-pub fn manifests(namespace: &Namespace, waits: bool) -> Vec<serde_json::Value> {
+/// What the user applies, and the Rollout; its first step asks for an approval where somebody is to do something there.
+pub fn manifests(namespace: &Namespace, waits: bool) -> (Vec<serde_json::Value>, serde_json::Value) {
     let mut steps = STEPS.map(|weight| json!({"weight": weight}));
     if waits && let Some(first) = steps.first_mut() {
         *first = json!({"weight": STEPS[0], "approval": "Required"});
     }
-    vec![
+    let application = vec![
         deployment("v1"),
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME},
@@ -30,16 +30,17 @@ pub fn manifests(namespace: &Namespace, waits: bool) -> Vec<serde_json::Value> {
                 "rules": [{"backendRefs": [{"name": NAME, "port": 80, "weight": 7}]}],
             },
         }),
-        json!({
-            "apiVersion": "stepgate.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": NAME},
-            "spec": {
-                "workload": {"name": NAME},
-                "traffic": {"routes": [{"name": NAME}]},
-                "steps": steps,
-                "analysis": {"provider": "pods"},
-            },
-        }),
-    ]
+    ];
+    let rollout = json!({
+        "apiVersion": "stepgate.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": NAME},
+        "spec": {
+            "workload": {"name": NAME},
+            "traffic": {"routes": [{"name": NAME}]},
+            "steps": steps,
+            "analysis": {"provider": "pods"},
+        },
+    });
+    (application, rollout)
 }
 
 /// The Deployment at a version.

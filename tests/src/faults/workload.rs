@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::json;
 use stepgate_crds::status::{Phase, Run, RunState};
 use stepgate_crds::{Command, Rollout, RolloutStatus, Verb, names};
@@ -19,7 +21,7 @@ use crate::shop::NAME;
 use crate::until::{Seen, until};
 
 /// The longest that anything may take, faults included.
-const BOUND: Duration = Duration::from_secs(60);
+const BOUND: Duration = Duration::from_mins(1);
 
 /// A course that people take a Rollout through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,9 +89,12 @@ pub struct Times {
 /// Takes the Rollout through its course, to its end.
 pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -> Result<Times> {
     let mut times = Times::default();
-    for manifest in site::manifests(namespace, workload.waits_at_the_first_step()) {
+    let (application, rollout) = site::manifests(namespace, workload.waits_at_the_first_step());
+    for manifest in application {
         site::apply(namespace, &manifest).await?;
     }
+    serves(namespace).await?;
+    site::apply(namespace, &rollout).await?;
     reach(namespace, "Healthy", |status| status.phase == Some(Phase::Healthy)).await?;
     site::apply(namespace, &site::deployment("v2")).await?;
     match workload {
@@ -158,6 +163,32 @@ async fn status(namespace: &Namespace) -> Result<Option<RolloutStatus>> {
         .get_opt(NAME)
         .await?
         .map(|rollout| rollout.status.unwrap_or_default()))
+}
+
+/// Waits until the application serves by itself: how often the Rollout would say that it does not yet is nobody's plan.
+async fn serves(namespace: &Namespace) -> Result<()> {
+    let deployments: Api<Deployment> = namespace.api();
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"));
+    let routes: Api<DynamicObject> = Api::namespaced_with(namespace.cluster().client(), namespace.name(), &kind);
+    until("the application to serve", BOUND, async || {
+        let available = deployments
+            .get(NAME)
+            .await?
+            .status
+            .and_then(|status| status.available_replicas);
+        let accepted = routes
+            .get(NAME)
+            .await?
+            .data
+            .pointer("/status/parents/0/conditions/0/status")
+            .cloned();
+        Ok(if available == Some(1) && accepted == Some(json!("True")) {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(format!("{available:?} pods, accepted: {accepted:?}"))
+        })
+    })
+    .await
 }
 
 async fn reach(namespace: &Namespace, what: &str, wanted: impl Fn(&RolloutStatus) -> bool) -> Result<RolloutStatus> {

@@ -3,7 +3,7 @@
 use serde_json::json;
 use stepgate_crds::{
     RolloutStatus, names,
-    status::{Phase, Stable},
+    status::{Mends, Phase, Stable},
 };
 
 use super::{find, start::revision_name};
@@ -111,6 +111,11 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
                 found: Some(found),
                 failed: None,
                 native: None,
+                // What was to be put into the Deployment of before is of no use to this one.
+                mends: Mends {
+                    open: None,
+                    ..input.rollout.status.mends.clone()
+                },
                 revisions: number,
                 ..input.rollout.status.clone()
             };

@@ -134,6 +134,10 @@ impl Reconciler {
                 }
                 Plan::Act(effects) => {
                     self.act(namespace, name, &effects).await?;
+                    // What was refused before has gone through, or is asked for again and refused again.
+                    if let Some(failures) = self.failures().get_mut(&(namespace.to_owned(), name.to_owned())) {
+                        failures.refused = None;
+                    }
                     acted.extend(effects);
                     // A list that was read before a write says nothing of what came of it.
                     brought.replica_sets = None;

@@ -139,20 +139,18 @@ fn steady(input: &Input<'_>, status: RolloutStatus, said: &Said) -> Plan {
         status.stable.as_ref().map(|stable| stable.template.clone()),
         status.failed.as_ref().map(|failed| failed.template.clone()),
     ];
+    let old: Vec<Effect> = input
+        .templates
+        .iter()
+        .filter(|(name, _)| !kept.iter().flatten().any(|kept| kept == *name))
+        .map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid))
+        .collect();
+    // As long as that is refused nothing else is said: the two would take turns.
+    if !old.is_empty() && input.refused.is_some() {
+        return Plan::Act(old);
+    }
     match report::wait(status, input, said, Wake::default()) {
-        Plan::Wait(wake) => {
-            let old: Vec<Effect> = input
-                .templates
-                .iter()
-                .filter(|(name, _)| !kept.iter().flatten().any(|kept| kept == *name))
-                .map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid))
-                .collect();
-            if old.is_empty() {
-                Plan::Wait(wake)
-            } else {
-                Plan::Act(old)
-            }
-        }
+        Plan::Wait(_) if !old.is_empty() => Plan::Act(old),
         other => other,
     }
 }

@@ -42,7 +42,12 @@ pub(super) fn let_go(input: &Input<'_>) -> Plan {
             }
         }
         let mut patch = json!({"metadata": {"labels": {names::ROLLOUT: null}}});
-        if workload.hold.is_some() {
+        // A version that waits keeps its stamp through a suspension, and gets its run when that is over. One that failed does not.
+        let failed = input.rollout.status.failed.as_ref();
+        let failed = failed.and_then(|failed| input.templates.get(&failed.template));
+        let has_failed = failed.is_some_and(|failed| failed.digest == workload.template);
+        let waits = !input.rollout.deleting && !is_stable && !has_failed;
+        if workload.hold.is_some() && !waits {
             patch = json!({"metadata": {"labels": {names::ROLLOUT: null}, "annotations": {names::HOLD: null}}});
             if is_stable && let Some(fields) = patch.as_object_mut() {
                 fields.insert("spec".to_owned(), json!({"paused": null}));

@@ -159,3 +159,16 @@ fn the_finalizer_goes_last() {
     let gone = let_go.with(|seen| seen.rollout.finalizer = false);
     assert!(matches!(gone.next(), Plan::Wait(_)));
 }
+
+#[test]
+fn what_is_refused_at_rest_is_said_once_and_tried_again() {
+    let mut moment = world().at_rest();
+    let kept = moment.0.templates.values().next().cloned().expect("a template");
+    moment.0.templates.insert("checkout-old".to_owned(), kept);
+    moment.0.refused = Some("delete PodTemplate shop/checkout-old: Forbidden".to_owned());
+    let told = moment.commits();
+    assert!(told.message.as_deref().is_some_and(|message| message.contains("Forbidden")), "{told:?}");
+    moment.0.rollout.status = told;
+    // Said, and from now on only tried: a status that took turns with it would be written without end.
+    assert_eq!(moment.acts().len(), 1);
+}

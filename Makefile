@@ -100,6 +100,11 @@ bench: cluster-programs build ## print figures: sample to decision to weight 0, 
 faults: cluster-programs build ## run fault plans on a real cluster; PLANS=N for about so many, SEED=S for others by chance, PLAN=P for one
 	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(PLANS),--plans $(PLANS)) $(if $(SEED),--seed $(SEED) --random 200))
 
+.PHONY: fuzz
+fuzz: ## fuzz each parser with 1,000,000 inputs and decisions with 20,000 hostile worlds, others each time
+	STEPGATE_FUZZ_CASES=$${STEPGATE_FUZZ_CASES:-1000000} cargo test --offline -p stepgate --test fuzz
+	STEPGATE_FUZZ_CASES=$${HOSTILE_CASES:-20000} cargo test --offline -p stepgate --test hostile
+
 .PHONY: cluster
 cluster: cluster-programs build ## a shell with the local cluster's kubeconfig; the cluster ends with the shell
 	PATH="$(abspath $(programs)):$$PATH" $(programs)/local-cluster run -- $${SHELL:-/bin/bash}

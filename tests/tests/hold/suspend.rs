@@ -76,10 +76,10 @@ async fn suspended_in_a_run_it_goes_back_to_stable_and_leaves_the_new_version_pa
     let left = get(&namespace, NAME).await?;
     let seen = (is_paused(&left), stamp(&left), label(&left), version(&left));
     ensure!(
-        seen == (true, None, None, Some("v2")),
+        seen == (true, Some("waiting"), None, Some("v2")),
         "paused, stamp, label, version: {seen:?}"
     );
-    // It is a plain paused Deployment now.
+    // Without the label it is a plain paused Deployment; the stamp would give it its run were the suspension lifted.
     namespace.kubectl(&["rollout", "resume", "deployment/checkout"]).await?;
     rolls_plainly(&namespace, "v2").await
 }

@@ -88,7 +88,11 @@ impl<'a> Pass<'a> {
         if self.has_given_up() {
             return 0;
         }
-        let unknown = self.input.routes.iter().any(|(_, seen)| matches!(seen, Seen::Unknown(_)));
+        let unknown = self
+            .input
+            .routes
+            .iter()
+            .any(|(_, seen)| matches!(seen, Seen::Unknown(_)));
         let sent = if unknown { self.run.weight } else { self.sent() };
         let way = WayBack {
             weight: self.run.weight.min(sent),
@@ -187,7 +191,8 @@ impl<'a> Pass<'a> {
         // After an abort no intent rises again, so nothing is taken away first that would have to come back.
         let rises_again = !self.is_on_the_way_back() && !matches!(self.run.state, RunState::Restoring { .. });
         if weight > 0 && rises_again && !self.is_known() {
-            let message = "the canary's backendRef was removed: it is put back at 0 % first, until every parent knows it again";
+            let message =
+                "the canary's backendRef was removed: it is put back at 0 % first, until every parent knows it again";
             let said = Said::urgent(self.phase(), "WeightsChanged", message);
             return Some(self.commit(self.intend(0, self.run.state.clone()), &said, None));
         }

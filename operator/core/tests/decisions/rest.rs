@@ -167,7 +167,12 @@ fn what_is_refused_at_rest_is_said_once_and_tried_again() {
     moment.0.templates.insert("checkout-old".to_owned(), kept);
     moment.0.refused = Some("delete PodTemplate shop/checkout-old: Forbidden".to_owned());
     let told = moment.commits();
-    assert!(told.message.as_deref().is_some_and(|message| message.contains("Forbidden")), "{told:?}");
+    assert!(
+        told.message
+            .as_deref()
+            .is_some_and(|message| message.contains("Forbidden")),
+        "{told:?}"
+    );
     moment.0.rollout.status = told;
     // Said, and from now on only tried: a status that took turns with it would be written without end.
     assert_eq!(moment.acts().len(), 1);

@@ -141,6 +141,15 @@ impl<'a> Pass<'a> {
         report::commit(self.with(run), self.input, said, note)
     }
 
+    /// The same with what was judged.
+    pub fn commit_judged(&self, run: Run, judgement: Option<&Judgement>, said: &Said, note: Option<Note>) -> Plan {
+        let mut status = self.with(run);
+        if let Some(judgement) = judgement {
+            self.record(&mut status, judgement);
+        }
+        report::commit(status, self.input, said, note)
+    }
+
     /// Waits, with the counts brought up to date.
     pub fn wait(&self, judgement: Option<&Judgement>, said: &Said, at: Option<Timestamp>) -> Plan {
         let mut status = self.with(self.run.clone());
@@ -174,13 +183,9 @@ impl<'a> Pass<'a> {
     fn turn_back(&self, run: Run, judgement: Option<&Judgement>, cause: &Cause, then: Outcome) -> Plan {
         let phase = Pass { run: &run, ..*self }.phase();
         let text = format!("{}: {}", cause.reason, cause.detail);
-        let mut status = self.with(run);
-        if let Some(judgement) = judgement {
-            self.record(&mut status, judgement);
-        }
         let said = Said::passing(phase, phase.as_str(), text.clone());
         let note = report::note(self.input, then == Outcome::Failed, phase.as_str(), text);
-        report::commit(status, self.input, &said, Some(note))
+        self.commit_judged(run, judgement, &said, Some(note))
     }
 
     /// The status with this run in place of the committed one.

@@ -124,7 +124,7 @@ fn brake(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Plan {
         }),
         ..run.clone()
     };
-    commit(pass, run, judgement, &obeyed(pass, input.now.after(delay)), None)
+    pass.commit_judged(run, judgement, &obeyed(pass, input.now.after(delay)), None)
 }
 
 fn obeyed(pass: &Pass<'_>, until: Timestamp) -> Said {
@@ -155,7 +155,7 @@ fn contention(pass: &Pass<'_>, judgement: Option<&Judgement>, times: usize) -> P
     );
     let note = report::note(pass.input, true, "TrafficContention", text.clone());
     let said = Said::stalled(Phase::Paused, "TrafficContention", text);
-    commit(pass, run, judgement, &said, Some(note))
+    pass.commit_judged(run, judgement, &said, Some(note))
 }
 
 /// The same weight as a new intent, which is accepted and judged anew.
@@ -165,27 +165,12 @@ fn assert_again(pass: &Pass<'_>, judgement: Option<&Judgement>, message: String)
         *since = pass.input.now;
     }
     let run = pass.intend(pass.run.weight, state);
-    commit(
-        pass,
+    pass.commit_judged(
         run,
         judgement,
         &Said::urgent(pass.phase(), "WeightsChanged", message),
         None,
     )
-}
-
-fn commit(
-    pass: &Pass<'_>,
-    run: Run,
-    judgement: Option<&Judgement>,
-    said: &Said,
-    note: Option<stepgate_crds::status::Note>,
-) -> Plan {
-    let mut status = pass.with(run);
-    if let Some(judgement) = judgement {
-        pass.record(&mut status, judgement);
-    }
-    report::commit(status, pass.input, said, note)
 }
 
 /// The generations of all routes: any change of a spec makes it another number.

@@ -3,7 +3,7 @@
 //! For what is no proof against the new version: its pods went, both versions fail, or it is silent while requests are sent to it.
 
 use stepgate_crds::{
-    status::{Note, Outcome, PauseReason, Phase, Retreat, Run, RunState},
+    status::{Outcome, PauseReason, Phase, Retreat, Run, RunState},
     units::{Span, Timestamp},
 };
 
@@ -169,7 +169,7 @@ fn shared_fault(pass: &Pass<'_>, judgement: Option<&Judgement>, step: usize, wel
             ..pass.run.clone()
         };
         let said = Said::urgent(Phase::Retreated, Retreat::SharedFault.as_str(), message);
-        commit_quietly(pass, run, judgement, &said)
+        pass.commit_judged(run, judgement, &said, None)
     };
     let intervals = u64::from(interval_seconds(pass.run.spec.interval)) * u64::from(input.limits.well_intervals);
     match (is_well, well_since) {
@@ -203,11 +203,11 @@ pub fn go_on(pass: &Pass<'_>, judgement: Option<&Judgement>, step: usize, why: &
         drift: None,
         ..pass.intend(weight, RunState::Stepping { since: pass.input.now })
     };
-    commit_quietly(
-        pass,
+    pass.commit_judged(
         run,
         judgement,
         &Said::urgent(Phase::Stepping, "GoesOn", format!("{why}: on to {weight} %")),
+        None,
     )
 }
 
@@ -227,17 +227,5 @@ fn way_on(pass: &Pass<'_>, why: Retreat) -> String {
 
 fn commit(pass: &Pass<'_>, run: Run, judgement: Option<&Judgement>, said: &Said) -> Plan {
     let note = report::note(pass.input, true, "Retreated", said.message.clone());
-    commit_with(pass, run, judgement, said, Some(note))
-}
-
-fn commit_quietly(pass: &Pass<'_>, run: Run, judgement: Option<&Judgement>, said: &Said) -> Plan {
-    commit_with(pass, run, judgement, said, None)
-}
-
-fn commit_with(pass: &Pass<'_>, run: Run, judgement: Option<&Judgement>, said: &Said, note: Option<Note>) -> Plan {
-    let mut status = pass.with(run);
-    if let Some(judgement) = judgement {
-        pass.record(&mut status, judgement);
-    }
-    report::commit(status, pass.input, said, note)
+    pass.commit_judged(run, judgement, said, Some(note))
 }

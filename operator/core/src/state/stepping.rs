@@ -275,7 +275,7 @@ pub fn advance(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str, tell: 
     run.overridden = None;
     let said = Said::passing(Phase::Stepping, "Stepping", format!("{why}; on to {} %", next.weight));
     let note = tell.then(|| report::note(pass.input, false, "StepPassed", said.message.clone()));
-    commit_judged(pass, run, judgement, &said, note)
+    pass.commit_judged(run, judgement, &said, note)
 }
 
 fn promote(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
@@ -286,25 +286,10 @@ fn promote(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
     };
     let text = format!("{why}; the Deployment rolls to the new version while the canary carries the traffic");
     let note = report::note(pass.input, false, "Promoting", text.clone());
-    commit_judged(
-        pass,
+    pass.commit_judged(
         run,
         judgement,
         &Said::passing(Phase::Promoting, "Promoting", text),
         Some(note),
     )
-}
-
-fn commit_judged(
-    pass: &Pass<'_>,
-    run: stepgate_crds::status::Run,
-    judgement: Option<&Judgement>,
-    said: &Said,
-    note: Option<stepgate_crds::status::Note>,
-) -> Plan {
-    let mut status = pass.with(run);
-    if let Some(judgement) = judgement {
-        pass.record(&mut status, judgement);
-    }
-    report::commit(status, pass.input, said, note)
 }

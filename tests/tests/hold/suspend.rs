@@ -13,7 +13,7 @@ async fn suspend(namespace: &Namespace, suspend: bool) -> Result<()> {
 }
 
 /// Waits until the Deployment has rolled to this version by itself: no pause, no stamp, no label.
-async fn rolls_plainly(namespace: &Namespace, wanted: &str) -> Result<()> {
+async fn rolls_plainly(namespace: &Namespace, wanted: &str, stamped: Option<&str>) -> Result<()> {
     let deployment = format!("deployment/{NAME}");
     namespace
         .kubectl(&["rollout", "status", &deployment, "--timeout=60s"])
@@ -21,7 +21,7 @@ async fn rolls_plainly(namespace: &Namespace, wanted: &str) -> Result<()> {
     let plain = get(namespace, NAME).await?;
     let seen = (is_paused(&plain), stamp(&plain), label(&plain), version(&plain));
     ensure!(
-        seen == (false, None, None, Some(wanted)),
+        seen == (false, stamped, None, Some(wanted)),
         "paused, stamp, label, version: {seen:?}"
     );
     Ok(())
@@ -43,7 +43,7 @@ async fn suspended_at_rest_it_rolls_by_itself_and_is_held_again_afterwards() -> 
         .kubectl_and_warnings(&["set", "env", "deployment/checkout", "VERSION=v2"], "")
         .await?;
     ensure!(warned.is_empty(), "{warned}");
-    rolls_plainly(&namespace, "v2").await?;
+    rolls_plainly(&namespace, "v2", None).await?;
     let answer = shop::plugin(&namespace, &["promote", NAME]).await?;
     ensure!(answer.code == Some(1), "{answer:?}");
     suspend(&namespace, false).await?;
@@ -81,5 +81,14 @@ async fn suspended_in_a_run_it_goes_back_to_stable_and_leaves_the_new_version_pa
     );
     // Without the label it is a plain paused Deployment; the stamp would give it its run were the suspension lifted.
     namespace.kubectl(&["rollout", "resume", "deployment/checkout"]).await?;
-    rolls_plainly(&namespace, "v2").await
+    rolls_plainly(&namespace, "v2", Some("waiting")).await?;
+    suspend(&namespace, false).await?;
+    shop::wait(&namespace, Phase::Healthy, BOUND).await?;
+    let managed = get(&namespace, NAME).await?;
+    let seen = (is_paused(&managed), stamp(&managed), label(&managed), version(&managed));
+    ensure!(
+        seen == (false, None, Some(NAME), Some("v2")),
+        "paused, stamp, label, version: {seen:?}"
+    );
+    Ok(())
 }

@@ -10,6 +10,7 @@ use stepgate_tests::cluster::Cluster;
 use stepgate_tests::operator::OperatorOptions;
 use stepgate_tests::scene::Scene;
 use stepgate_tests::shop::{self, NAME, Shop};
+use stepgate_tests::until::{Seen, until};
 
 use super::imitation::{Imitation, SECOND};
 use super::versions::{BOUND, CANARY, split, weights};
@@ -27,13 +28,16 @@ async fn two_parents(accepts: bool) -> Result<(Scene, Imitation)> {
         .route(&namespace)
         .replace("parentRefs: [", &format!("parentRefs: [{{name: {SECOND}}}, "));
     namespace.apply(&route).await?;
-    let both = [
-        "wait",
-        "httproute/checkout",
-        "--for=jsonpath={.status.parents[1].conditions[0].observedGeneration}=1",
-        "--timeout=30s",
-    ];
-    namespace.kubectl(&both).await?;
+    until("both parents to report on the route", BOUND, async || {
+        let route = shop::route(&namespace).await?;
+        let reports = route["status"]["parents"].as_array().map_or(0, Vec::len);
+        Ok(if reports == 2 {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(format!("{reports} reports"))
+        })
+    })
+    .await?;
     let operator = stepgate_tests::operator::Operator::start(&namespace, OperatorOptions::led_by_commands()).await?;
     let record = stepgate_tests::record::Record::start(&namespace);
     let scene = Scene {

@@ -97,20 +97,7 @@ impl Scene {
 
     /// The same with all that a load may be told.
     pub async fn load_with(&self, options: LoadOptions) -> Result<LoadHandle> {
-        until("the gateway to serve the shop", Duration::from_secs(30), async || {
-            let one = LoadOptions {
-                count: Some(1),
-                ..options.clone()
-            };
-            let report = Load::start(one)?.finished().await?;
-            Ok(if report.other_failures() == 0 {
-                Seen::Done(())
-            } else {
-                Seen::NotYet(report.to_string())
-            })
-        })
-        .await?;
-        Load::start(options)
+        load_when_served(options).await
     }
 
     /// Writes a command for the run as it is now, as the plugin does; does not wait for its answer.
@@ -149,6 +136,25 @@ impl Scene {
                     .is_some_and(|target| target.namespace == self.namespace.name())
         })
     }
+}
+
+/// Waits until the gateway serves what a load asks for, and starts it.
+pub async fn load_when_served(options: LoadOptions) -> Result<LoadHandle> {
+    let what = format!("the gateway to serve {}{}", options.host, options.path);
+    until(&what, Duration::from_secs(30), async || {
+        let one = LoadOptions {
+            count: Some(1),
+            ..options.clone()
+        };
+        let report = Load::start(one)?.finished().await?;
+        Ok(if report.other_failures() == 0 {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(report.to_string())
+        })
+    })
+    .await?;
+    Load::start(options)
 }
 
 /// A Prometheus of a namespace's own that scrapes every second, and options for an operator that reads it: intervals of 5 s, the least

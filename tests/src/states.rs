@@ -299,7 +299,17 @@ pub async fn seen(scene: &Scene, phase: Phase) -> Result<RolloutStatus> {
 
 /// Waits until the last status that the record saw is as wanted: by its watch, so that many scenes at once cost the API server nothing.
 pub async fn follow(scene: &Scene, what: &str, wanted: impl Fn(&RolloutStatus) -> bool) -> Result<RolloutStatus> {
-    until(what, BOUND, async || {
+    follow_for(scene, what, BOUND, wanted).await
+}
+
+/// The same within a bound of one's own.
+pub async fn follow_for(
+    scene: &Scene,
+    what: &str,
+    bound: Duration,
+    wanted: impl Fn(&RolloutStatus) -> bool,
+) -> Result<RolloutStatus> {
+    until(what, bound, async || {
         let last = scene.record.last_status().context("no status yet")?;
         Ok(if wanted(&last) {
             Seen::Done(last)
@@ -312,7 +322,12 @@ pub async fn follow(scene: &Scene, what: &str, wanted: impl Fn(&RolloutStatus) -
 
 /// Waits until a version answers at the gateway, and it alone.
 pub async fn serves(namespace: &Namespace, version: &str) -> Result<()> {
-    until(&format!("{version} alone to answer"), BOUND, async || {
+    serves_within(namespace, version, BOUND).await
+}
+
+/// The same within a bound of one's own.
+pub async fn serves_within(namespace: &Namespace, version: &str, bound: Duration) -> Result<()> {
+    until(&format!("{version} alone to answer"), bound, async || {
         let twenty = LoadOptions {
             rate: 100.0,
             count: Some(20),

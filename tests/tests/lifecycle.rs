@@ -24,6 +24,7 @@ use stepgate_tests::cluster::Namespace;
 use stepgate_tests::load::{Load, LoadOptions};
 use stepgate_tests::operator::Operator;
 use stepgate_tests::shop::{self, NAME, Shop};
+use stepgate_tests::states::serves_within;
 use stepgate_tests::until::{Seen, until};
 use tokio::task::JoinHandle;
 
@@ -89,22 +90,8 @@ async fn pods(namespace: &Namespace) -> Result<BTreeSet<String>> {
     Ok(alive.filter_map(|pod| pod.metadata.uid).collect())
 }
 
-/// Waits until a version answers at the gateway, and it alone.
 async fn serves(namespace: &Namespace, version: &str) -> Result<()> {
-    until(&format!("{version} alone to answer"), BOUND, async || {
-        let twenty = LoadOptions {
-            rate: 100.0,
-            count: Some(20),
-            ..shop::load(namespace)
-        };
-        let report = Load::start(twenty)?.finished().await?;
-        Ok(if report.version(version).total == 20 {
-            Seen::Done(())
-        } else {
-            Seen::NotYet(report.to_string())
-        })
-    })
-    .await
+    serves_within(namespace, version, BOUND).await
 }
 
 fn outcomes(status: &RolloutStatus) -> Vec<Outcome> {

@@ -4,16 +4,27 @@
 //! weight, the canary's backendRef or the run annotation, because `rules` and `backendRefs` are atomic lists and an apply would own
 //! the user's whole rule.
 
+mod acceptance;
+mod marks;
+mod reference;
+
 use serde_json::{Map, Value, json};
 use stepgate_crds::{
     names,
-    status::{Found, OriginalRule, Run},
+    status::{Found, OriginalRule},
 };
 
 use crate::{
     input::{RouteView, RuleView},
     plan::{Act, Effect, Kind},
 };
+
+pub use acceptance::{parent_key, pending};
+pub use marks::{is_mark_of_run, mark, mark_prefix, own_mark};
+pub use reference::{find_ref, service_of, weight};
+
+use marks::others_marks;
+use reference::written_weight;
 
 /// Which rules of a route are managed, and by which two Services.
 #[derive(Clone, Copy, Debug)]
@@ -329,100 +340,6 @@ pub fn managed<'a>(found: &'a Found, rules: Option<&'a [String]>) -> Managed<'a>
         stable: &found.stable_service,
         canary: &found.canary_service,
     }
-}
-
-/// The mark that a route carries for a run's present intent.
-pub fn mark(run: &Run) -> String {
-    format!("{}.{}", run.id, run.seq)
-}
-
-/// What the runs of a Rollout of this uid begin with.
-pub fn mark_prefix(uid: &str) -> String {
-    uid.chars().take(8).collect()
-}
-
-/// The mark on a route of the same Rollout as `mark` is. The annotation holds one for each Rollout in a run, with a space between.
-pub fn own_mark<'r>(route: &'r RouteView, mark: &str) -> Option<&'r str> {
-    marks(route).find(|other| rollout_of(other) == rollout_of(mark))
-}
-
-/// The marks of other Rollouts.
-fn others_marks<'r>(route: &'r RouteView, mark: &str) -> Vec<&'r str> {
-    marks(route)
-        .filter(|other| rollout_of(other) != rollout_of(mark))
-        .collect()
-}
-
-fn marks(route: &RouteView) -> impl Iterator<Item = &str> {
-    route.run.iter().flat_map(|run| run.split_whitespace())
-}
-
-/// What all marks of one Rollout begin with: see [`mark_prefix`].
-fn rollout_of(mark: &str) -> &str {
-    mark.split_once('-').map_or(mark, |(rollout, _)| rollout)
-}
-
-/// Whether a mark is one of this run's, whatever the intent.
-pub fn is_mark_of_run(mark: &str, run: &Run) -> bool {
-    mark.rsplit_once('.').is_some_and(|(id, _)| id == run.id)
-}
-
-/// A parent of a route as preflight notes it.
-pub fn parent_key(route: &str, parent: &str, controller: &str) -> String {
-    format!("{route} {parent} {controller}")
-}
-
-/// The parents that accepted the route before the run and do not report this generation as accepted, each with what it says. One that the
-/// route does not name any more serves it no longer.
-pub fn pending(route: &RouteView, expected: &[String]) -> Vec<String> {
-    let is_named = |key: &str| {
-        let parent = key.split(' ').nth(1).unwrap_or_default();
-        route.parent_refs.iter().any(|named| named == parent)
-    };
-    expected
-        .iter()
-        .filter(|key| key.split(' ').next() == Some(route.name.as_str()) && is_named(key))
-        .filter_map(|key| {
-            let parent = route
-                .parents
-                .iter()
-                .find(|seen| &parent_key(&route.name, &seen.parent, &seen.controller) == key);
-            match parent {
-                Some(parent) if parent.accepted == Some(route.generation) => None,
-                Some(parent) if !parent.message.is_empty() => Some(format!("{}: {}", parent.parent, parent.message)),
-                Some(parent) => Some(parent.parent.clone()),
-                None => Some(key.split(' ').nth(1).unwrap_or(key).to_owned()),
-            }
-        })
-        .collect()
-}
-
-/// The backendRef of a rule to a Service of the route's namespace, with its place.
-pub fn find_ref<'r>(rule: &'r RuleView, service: &str) -> Option<(usize, &'r Value)> {
-    rule.backend_refs
-        .iter()
-        .enumerate()
-        .find(|(_, reference)| service_of(reference) == Some(service))
-}
-
-/// The Service that a backendRef names, where it is one of the route's own namespace.
-pub fn service_of(reference: &Value) -> Option<&str> {
-    let text = |field: &str| reference.get(field).and_then(Value::as_str);
-    let is_service = text("kind").is_none_or(|kind| kind == "Service") && text("group").unwrap_or("").is_empty();
-    if is_service && reference.get("namespace").is_none_or(Value::is_null) {
-        text("name")
-    } else {
-        None
-    }
-}
-
-/// The weight of a backendRef; 1 where it does not say one.
-pub fn weight(reference: &Value) -> i64 {
-    written_weight(reference).unwrap_or(1)
-}
-
-fn written_weight(reference: &Value) -> Option<i64> {
-    reference.get("weight").and_then(Value::as_i64)
 }
 
 /// The weight of a rule of which nothing is recorded: that of all others where they agree, else the API's default.

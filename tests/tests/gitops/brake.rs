@@ -11,11 +11,9 @@ use stepgate_crds::{RolloutStatus, Verb};
 use stepgate_tests::cluster::Cluster;
 use stepgate_tests::gitops::{Rounds, Site, Tool};
 use stepgate_tests::operator::OperatorOptions;
-use stepgate_tests::record::status_line;
 use stepgate_tests::scene::Scene;
 use stepgate_tests::shop::{self, NAME};
-use stepgate_tests::states::{self, State};
-use stepgate_tests::until::{Seen, until};
+use stepgate_tests::states::{self, State, follow_for};
 use tokio::time::sleep;
 
 use super::watching::{go_through, options, route_in_git, told, writes};
@@ -35,15 +33,7 @@ fn is_contended(status: &RolloutStatus) -> bool {
 }
 
 async fn wait_long(scene: &Scene, what: &str, wanted: impl Fn(&RolloutStatus) -> bool) -> Result<RolloutStatus> {
-    until(what, LONG, async || {
-        let last = scene.record.last_status().context("no status yet")?;
-        Ok(if wanted(&last) {
-            Seen::Done(last)
-        } else {
-            Seen::NotYet(status_line(&last))
-        })
-    })
-    .await
+    follow_for(scene, what, LONG, wanted).await
 }
 
 /// How long each change of the canary's weight away from `weight` stood before it was put right, in order.

@@ -47,23 +47,26 @@ async fn a_second_service_by_the_same_label() -> Result<()> {
         .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn affinity_by_the_same_label() -> Result<()> {
+/// A line in the pod template that selects pods by the label that would have to change.
+async fn selects_by_the_label(field: &str, line: &str) -> Result<()> {
     let scene = Scene::begin().await?;
     let [application, route, rollout] = scene.shop(&Shop::small());
-    let affinity = "affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: checkout}}}}]}}";
-    let words = [
-        "affinity in the pod template selects by the label app",
-        "a label such as track: stable",
-    ];
+    let selects = format!("{field} in the pod template selects by the label app");
+    let words = [selects.as_str(), "a label such as track: stable"];
     scene
         .case(
-            &[with_pod_line(affinity), route, rollout],
+            &[with_pod_line(line), route, rollout],
             "PreflightFailed",
             &words,
             &[application],
         )
         .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn affinity_by_the_same_label() -> Result<()> {
+    let line = "affinity: {podAntiAffinity: {preferredDuringSchedulingIgnoredDuringExecution: [{weight: 1, podAffinityTerm: {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: checkout}}}}]}}";
+    selects_by_the_label("affinity", line).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,21 +90,8 @@ async fn labels_of_ones_own_that_do_not_set_the_canary_apart() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topology_spread_by_the_same_label() -> Result<()> {
-    let scene = Scene::begin().await?;
-    let [application, route, rollout] = scene.shop(&Shop::small());
-    let spread = "topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchExpressions: [{key: app, operator: In, values: [checkout]}]}}]";
-    let words = [
-        "topologySpreadConstraints in the pod template selects by the label app",
-        "a label such as track: stable",
-    ];
-    scene
-        .case(
-            &[with_pod_line(spread), route, rollout],
-            "PreflightFailed",
-            &words,
-            &[application],
-        )
-        .await
+    let line = "topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: ScheduleAnyway, labelSelector: {matchExpressions: [{key: app, operator: In, values: [checkout]}]}}]";
+    selects_by_the_label("topologySpreadConstraints", line).await
 }
 
 /// A network policy of this spec.

@@ -7,8 +7,9 @@ use stepgate_crds::names::RUN;
 use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
 use stepgate_tests::cluster::{Cluster, Namespace};
-use stepgate_tests::load::{Load, LoadHandle, LoadOptions};
+use stepgate_tests::load::{LoadHandle, LoadOptions};
 use stepgate_tests::operator::{Operator, OperatorOptions};
+use stepgate_tests::scene::load_when_served;
 use stepgate_tests::shop::{self, NAME, Shop};
 use stepgate_tests::until::{Seen, until};
 
@@ -93,20 +94,7 @@ async fn load(namespace: &Namespace, path: &str) -> Result<LoadHandle> {
         path: path.to_owned(),
         ..shop::load(namespace)
     };
-    until(&format!("the gateway to serve {path}"), BOUND, async || {
-        let one = LoadOptions {
-            count: Some(1),
-            ..options.clone()
-        };
-        let report = Load::start(one)?.finished().await?;
-        Ok(if report.other_failures() == 0 {
-            Seen::Done(())
-        } else {
-            Seen::NotYet(report.to_string())
-        })
-    })
-    .await?;
-    Load::start(options)
+    load_when_served(options).await
 }
 
 fn canary_of(version: &Value, rule: usize, name: &str) -> Option<i64> {

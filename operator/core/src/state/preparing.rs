@@ -5,7 +5,7 @@ use stepgate_crds::status::{Outcome, Phase, Run, RunState};
 
 use super::{Pass, drift};
 use crate::{
-    canary,
+    canary, hold,
     input::Seen,
     plan::{Effect, Kind, Need, Plan, Wake},
     report::{self, Said},
@@ -67,8 +67,10 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     }
     let message = if input.canary_ready >= needed && input.stable_ready == 0 {
         format!(
-            "Service {} has no ready endpoint: a rollout starts when stable serves; if it does not, the new version rolls natively after {}",
-            pass.found.stable_service, input.limits.bare
+            "Service {} has no ready endpoint: a rollout starts when stable serves; if it does not, the new version rolls natively after {}; {}",
+            pass.found.stable_service,
+            input.limits.bare,
+            hold::way_past(&input.rollout.spec.workload.name, &input.rollout.namespace)
         )
     } else if input.canary_ready < needed {
         format!("{} of {needed} canary pods are ready", input.canary_ready)

@@ -10,7 +10,7 @@ mod term;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use record::{holder, is_free, released, transitions, unseen};
+use record::{apart, holder, is_free, released, transitions, unseen};
 pub use term::{Leadership, LeaseError, LeaseOptions, Term};
 
 /// Why one request did not do.
@@ -38,6 +38,17 @@ struct Sighting {
     at: Instant,
     /// It was seen to change: `at` is near the moment of the change.
     fresh: bool,
+}
+
+/// A Lease that we have come to hold.
+struct Claimed {
+    lease: Lease,
+    /// The time before which it was written.
+    renewed: Instant,
+    /// How long nobody had led before.
+    absent: Duration,
+    /// How far our clock is ahead of that of the holder before us, where they differ.
+    apart: Option<SignedDuration>,
 }
 
 /// Tries to lead, and leads.
@@ -82,16 +93,29 @@ impl Elector {
         let mut complaint = String::new();
         loop {
             match self.attempt(&mut sighting).await {
-                Ok(Some((lease, renewed, absent))) => {
+                Ok(Some(Claimed {
+                    lease,
+                    renewed,
+                    absent,
+                    apart,
+                })) => {
                     let number = transitions(&lease);
                     let deadline = renewed + self.options.renew_deadline;
                     let term = Term {
                         number,
                         since: Timestamp::now(),
                         absent,
+                        clocks_differ: apart.is_some(),
                         deadline,
                     };
                     tracing::info!(lease = %self.options.label(), term = number, absent = absent.as_secs(), "leading");
+                    if let Some(apart) = apart {
+                        let seconds = apart.as_secs();
+                        tracing::warn!(
+                            seconds,
+                            "the clock of the leader before was another one: what its runs wait for begins anew"
+                        );
+                    }
                     self.state.send_replace(Leadership::Leader(term));
                     return (lease, renewed);
                 }
@@ -108,7 +132,7 @@ impl Elector {
     }
 
     /// One look at the Lease, and one write if it is free.
-    async fn attempt(&self, sighting: &mut Option<Sighting>) -> Result<Option<(Lease, Instant, Duration)>, String> {
+    async fn attempt(&self, sighting: &mut Option<Sighting>) -> Result<Option<Claimed>, String> {
         let name = self.options.name.as_str();
         let found = match self.bounded(self.api.get(name)).await {
             Ok(lease) => lease,
@@ -119,9 +143,13 @@ impl Elector {
                     ..ObjectMeta::default()
                 };
                 let lease = self.options.held(Lease { metadata, spec: None }, 1, Timestamp::now());
-                return self
-                    .claim(self.api.create(&PostParams::default(), &lease), Duration::ZERO)
-                    .await;
+                let created = self.claim(self.api.create(&PostParams::default(), &lease)).await?;
+                return Ok(created.map(|(lease, renewed)| Claimed {
+                    lease,
+                    renewed,
+                    absent: Duration::ZERO,
+                    apart: None,
+                }));
             }
             Err(Failure::Conflict) => return Err("the API server answered a read with a conflict".to_owned()),
             Err(Failure::Other(reason)) => return Err(reason),
@@ -142,25 +170,34 @@ impl Elector {
         if !is_free(&seen.lease) && now.duration_since(seen.at) < self.options.patience(&seen.lease) {
             return Ok(None);
         }
-        let absent = if seen.fresh {
-            now.duration_since(seen.at)
-        } else {
-            unseen(&seen.lease)
-        };
         let number = transitions(&seen.lease).saturating_add(1);
         let lease = self.options.held(seen.lease.clone(), number, Timestamp::now());
-        self.claim(self.api.replace(name, &PostParams::default(), &lease), absent)
-            .await
+        let claimed = self
+            .claim(self.api.replace(name, &PostParams::default(), &lease))
+            .await?;
+        Ok(claimed.map(|(lease, renewed)| {
+            let apart = apart(&seen.lease, &lease);
+            let absent = if seen.fresh {
+                now.duration_since(seen.at)
+            } else {
+                unseen(&seen.lease, apart)
+            };
+            Claimed {
+                lease,
+                renewed,
+                absent,
+                apart,
+            }
+        }))
     }
 
     async fn claim(
         &self,
         write: impl Future<Output = kube::Result<Lease>>,
-        absent: Duration,
-    ) -> Result<Option<(Lease, Instant, Duration)>, String> {
+    ) -> Result<Option<(Lease, Instant)>, String> {
         let before = Instant::now();
         match self.bounded(write).await {
-            Ok(lease) => Ok(Some((lease, before, absent))),
+            Ok(lease) => Ok(Some((lease, before))),
             // Someone was faster, or an earlier write of ours has landed: it is seen at the next look, and waited out.
             Err(Failure::Conflict | Failure::NotFound) => Ok(None),
             Err(Failure::Other(reason)) => Err(reason),

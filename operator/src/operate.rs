@@ -101,6 +101,7 @@ impl Operator {
             metrics: self.metrics.clone(),
             term: i64::from(term.number),
             absent: Span::from(term.absent),
+            clocks_differ: term.clocks_differ,
             failures: std::sync::Mutex::default(),
         });
         let swept = Arc::clone(&reconciler);

@@ -64,6 +64,8 @@ pub struct Reconciler {
     pub term: i64,
     /// How long nobody led before it.
     pub absent: Span,
+    /// The clock of the leader before was another one.
+    pub clocks_differ: bool,
     /// Failures in a row, by Rollout; an entry of none says that the Rollout was seen before.
     pub failures: Mutex<HashMap<(String, String), Failures>>,
 }
@@ -167,6 +169,7 @@ impl Reconciler {
                 now: now(),
                 term: self.term,
                 absent: self.absent,
+                clocks_differ: self.clocks_differ,
                 limits: &self.limits,
                 rollout: &seen.rollout,
                 workload: &seen.workload,

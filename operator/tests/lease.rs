@@ -33,6 +33,8 @@ enum Mood {
 struct Server {
     lease: Option<Value>,
     version: u32,
+    /// It keeps a record of who wrote which field when, by its own clock.
+    stamps: bool,
     mood: Mood,
     /// Method, path and body of each request.
     seen: Vec<(String, String, Value)>,
@@ -71,6 +73,11 @@ impl Server {
     fn store(&mut self, mut lease: Value) -> Value {
         self.version += 1;
         lease["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        if self.stamps {
+            let seconds = jiff::Timestamp::now().as_second();
+            let now = jiff::Timestamp::from_second(seconds).unwrap();
+            lease["metadata"]["managedFields"][0]["time"] = json!(now.to_string());
+        }
         self.lease = Some(lease.clone());
         lease
     }
@@ -120,6 +127,7 @@ fn server() -> Shared {
     Arc::new(Mutex::new(Server {
         lease: None,
         version: 0,
+        stamps: false,
         mood: Mood::Well,
         seen: Vec::new(),
     }))
@@ -254,6 +262,45 @@ async fn a_dead_leaders_lease_is_waited_out_on_our_own_clock() {
         "{:?}",
         term.absent
     );
+}
+
+/// A Lease whose holder died so many seconds ago by its own clock, where the API server stored its last word at another time.
+fn left_behind(renewed: jiff::Timestamp, stored: jiff::Timestamp) -> Value {
+    let entry = json!({
+        "manager": "stepgate", "operation": "Update", "apiVersion": "coordination.k8s.io/v1", "time": stored.to_string(),
+        "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:holderIdentity": {}, "f:renewTime": {}}},
+    });
+    json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "stepgate", "namespace": "stepgate-system", "managedFields": [entry]},
+        "spec": {"holderIdentity": "dead", "leaseDurationSeconds": 15, "leaseTransitions": 1, "renewTime": renewed.to_string()},
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_clock_is_told_by_the_api_servers_own_stamps() {
+    let (now, hour) = (jiff::Timestamp::now(), jiff::SignedDuration::from_secs(3600));
+    let minute = jiff::SignedDuration::from_secs(60);
+    for (renewed, stored, differ) in [
+        // It died a minute ago, and its clock was ours, an hour ahead, an hour behind.
+        (now - minute, now - minute, false),
+        (now - minute + hour, now - minute, true),
+        (now - minute - hour, now - minute, true),
+        // A long time without a leader is no other clock.
+        (now - hour, now - hour, false),
+    ] {
+        let server = server();
+        server.lock().unwrap().stamps = true;
+        server.lock().unwrap().lease = Some(left_behind(renewed, stored));
+        let term = start(&server, "b").term().await;
+        let absent = i64::try_from(term.absent.as_secs()).unwrap();
+        assert_eq!(
+            term.clocks_differ, differ,
+            "renewed {renewed}, stored {stored}, {absent} s"
+        );
+        let real = now.duration_since(stored).as_secs();
+        assert!((real - 5..real + 10).contains(&absent), "{absent} s and not {real} s");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,6 +31,8 @@ pub struct Input<'a> {
     pub term: i64,
     /// How long nobody led before this term.
     pub absent: Span,
+    /// The clock of the leader before was another one: its times cannot be compared with `now`.
+    pub clocks_differ: bool,
     /// The constants.
     pub limits: &'a Limits,
     /// The Rollout with its status, the only memory.

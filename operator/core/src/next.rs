@@ -3,7 +3,11 @@
 //! The order within a pass: a person's command, then what ends a run from outside (deletion, another workload, another template),
 //! then the state itself, which judges failure before its goal and its goal before its deadline.
 
-use stepgate_crds::status::{Found, Outcome, Run, RunState};
+use stepgate_crds::{
+    evidence::Evidence,
+    status::{Found, Outcome, Run, RunState},
+    units::Timestamp,
+};
 
 use crate::{
     command,
@@ -77,7 +81,8 @@ fn say_refusal(pass: &Pass<'_>, why: &str) -> Option<Plan> {
     Some(pass.commit(pass.run.clone(), &said, None))
 }
 
-/// A new leader: the time without one does not count for deadlines.
+/// A new leader: the time without one does not count for deadlines. Where the leader before had another clock its times mean nothing: what
+/// waits, waits from now on, and what was counted before now is not of this weight.
 fn take_over(pass: &Pass<'_>) -> Option<Plan> {
     let (input, run) = (pass.input, pass.run);
     if run.term == input.term {
@@ -87,21 +92,44 @@ fn take_over(pass: &Pass<'_>) -> Option<Plan> {
         term: input.term,
         ..run.clone()
     };
-    let shift = |since: &mut stepgate_crds::units::Timestamp| *since = since.after(input.absent).min(input.now);
-    match &mut run.state {
+    let (since, has_deadline) = match &mut run.state {
         RunState::Preparing { since }
         | RunState::Stepping { since }
         | RunState::Retreated { since, .. }
         | RunState::Promoting { since }
         | RunState::Restoring { since, .. }
-        | RunState::Returning { since } => {
-            shift(since);
-        }
+        | RunState::Returning { since } => (since, true),
         // A pause has no deadline, and the other two wait for the world, whoever leads.
-        RunState::Paused { .. } | RunState::RollingBack { .. } | RunState::Draining { .. } => {}
+        RunState::Paused { since, .. } | RunState::RollingBack { since, .. } | RunState::Draining { since, .. } => {
+            (since, false)
+        }
+    };
+    if input.clocks_differ {
+        *since = input.now;
+        begin_anew(&pass.first_evidence(), input.now, &mut run);
+    } else if has_deadline {
+        *since = since.after(input.absent).min(input.now);
     }
     // What was said of the run still holds: the next decision says otherwise where it does not.
     Some(Plan::Commit(Box::new(pass.with(run))))
+}
+
+/// Every other time of a run that something hangs on. What speaks against the version is kept.
+fn begin_anew(first: &Evidence, now: Timestamp, run: &mut Run) {
+    if let Some(force) = &mut run.in_force {
+        force.since = now;
+        run.evidence.through = first.through;
+    }
+    if let RunState::Retreated {
+        well_since: Some(well), ..
+    } = &mut run.state
+    {
+        *well = now;
+    }
+    if let Some(bare) = &mut run.bare_since {
+        *bare = now;
+    }
+    run.refreshed = now;
 }
 
 /// What ends a run while stable is the whole side. From the un-pause on the promotion is brought to its end first.

@@ -71,8 +71,31 @@ pub(super) fn transitions(lease: &Lease) -> i32 {
         .unwrap_or_default()
 }
 
-/// Since the holder before us last wrote, by its clock and ours: good enough to shift deadlines, and nothing else hangs on it.
-pub(super) fn unseen(lease: &Lease) -> Duration {
+/// Clocks that are no further apart than this are the same: a stamp of the API server has whole seconds, and a write takes its time.
+const SAME: SignedDuration = SignedDuration::from_secs(5);
+
+/// How far the holder's clock was ahead of the API server's when it wrote the Lease last, by the stamps of both; none where the API server
+/// keeps no record of who wrote which field.
+fn ahead(lease: &Lease) -> Option<SignedDuration> {
+    let renewed = lease.spec.as_ref()?.renew_time.as_ref()?.0;
+    let entries = lease.metadata.managed_fields.as_ref()?;
+    let stored = entries.iter().find_map(|entry| {
+        let fields = entry.fields_v1.as_ref()?;
+        fields.0.pointer("/f:spec/f:renewTime")?;
+        entry.time.as_ref()
+    })?;
+    Some(renewed.duration_since(stored.0))
+}
+
+/// How far our clock is ahead of that of the holder before us, as far as it can be known and is not the same.
+pub(super) fn apart(before: &Lease, ours: &Lease) -> Option<SignedDuration> {
+    let apart = ahead(ours)?.saturating_sub(ahead(before)?);
+    (apart.abs() > SAME).then_some(apart)
+}
+
+/// Since the holder before us last wrote, by its clock and ours, which may be known to be apart: good enough to shift deadlines, and nothing
+/// else hangs on it.
+pub(super) fn unseen(lease: &Lease, apart: Option<SignedDuration>) -> Duration {
     let renewed = lease
         .spec
         .as_ref()
@@ -80,6 +103,7 @@ pub(super) fn unseen(lease: &Lease) -> Duration {
         .map(|time| time.0);
     renewed
         .map_or(SignedDuration::ZERO, |at| Timestamp::now().duration_since(at))
+        .saturating_sub(apart.unwrap_or_default())
         .try_into()
         .unwrap_or_default()
 }

@@ -83,6 +83,8 @@ pub struct Term {
     pub since: Timestamp,
     /// How long nobody had led before it, as well as can be known: since the last sign of life of the leader before.
     pub absent: Duration,
+    /// The clock of the leader before was another one than ours: its times mean nothing here.
+    pub clocks_differ: bool,
     /// No write may begin after this. Moves on with every renewal, without waking whoever watches.
     pub deadline: Instant,
 }

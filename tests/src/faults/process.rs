@@ -101,6 +101,7 @@ impl Life {
             number: term,
             since: Timestamp::now(),
             absent,
+            clocks_differ: false,
             deadline: Instant::now() + Duration::from_hours(24),
         };
         let (leadership, led) = watch::channel(Leadership::Leader(term));

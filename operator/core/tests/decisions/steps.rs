@@ -298,6 +298,37 @@ fn a_new_leader_says_so_once_and_shifts_what_waits_by_the_time_without_one() {
 }
 
 #[test]
+fn a_new_leader_with_another_clock_counts_nothing_that_was_before_it() {
+    let before = world().at_step(2).with_counts(3, [1_000, 0, 9_000, 0]).after(60);
+    assert_eq!(before.commits().run.unwrap().step, 2);
+    let old = before.0.rollout.status.run.as_ref().unwrap();
+    // The leader before was an hour ahead, or an hour behind: by its times all is still to come, or long past.
+    for apart in [-3_600_000, 3_600_000] {
+        let moment = before.clone().with(|seen| {
+            seen.term = 7;
+            seen.clocks_differ = true;
+            seen.now = Timestamp::from_millis(seen.now.as_millis() + apart);
+        });
+        let now = moment.0.now;
+        let run = moment.commits().run.unwrap();
+        assert_eq!((run.term, run.step, run.refreshed), (7, 1, now));
+        assert_eq!(run.state, RunState::Stepping { since: now });
+        let force = run.in_force.as_ref().unwrap();
+        assert_eq!((force.since, force.seq), (now, old.seq));
+        let seconds = now.as_millis() / 1_000;
+        assert!(
+            (seconds - 10..=seconds).contains(&run.evidence.through),
+            "{:?}",
+            run.evidence
+        );
+        // What was counted before is of this weight by no clock; by a clock that is behind the source's nothing is read at all.
+        if apart > 0 {
+            moment.with_run(|of| *of = run.clone()).waits();
+        }
+    }
+}
+
+#[test]
 fn the_canary_is_sized_by_the_largest_stable_that_a_step_began_with() {
     let moment = world().at_step(1).with_counts(3, [1_000, 0, 9_000, 0]).after(60);
     let grown = moment.with_workload(|workload| workload.replicas = 10).commits();

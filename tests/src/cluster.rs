@@ -21,6 +21,7 @@ pub mod audit;
 mod certificates;
 mod discovery;
 mod facts;
+pub mod gateway;
 mod launch;
 mod namespace;
 pub mod parts;
@@ -29,7 +30,7 @@ mod prometheus;
 
 pub use facts::{
     API_SERVER_ADDRESS, API_SERVER_PORT, Facts, GATEWAY, GATEWAY_ADDRESS, GATEWAY_URL, PROMETHEUS_URL, STATE_VARIABLE,
-    User,
+    STATS_PORT, User,
 };
 pub(crate) use launch::ip;
 pub use launch::{LaunchOptions, Running, environment, launch};

@@ -17,4 +17,5 @@ pub mod refusal;
 pub mod scene;
 pub mod shop;
 pub mod states;
+pub mod storm;
 pub mod until;

@@ -12,7 +12,8 @@ use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
 use tokio::process::Command;
 
-use crate::cluster::{Cluster, Namespace, User};
+use crate::cluster::gateway::OWN_GATEWAY;
+use crate::cluster::{Cluster, GATEWAY, Namespace, User};
 use crate::load::LoadOptions;
 use crate::operator::{Operator, OperatorOptions, binary};
 use crate::until::{Seen, until};
@@ -37,6 +38,8 @@ pub struct Shop {
     pub capacity: u32,
     /// YAML lines under the Deployment's `spec`, such as a strategy, indented by two spaces.
     pub deployment: String,
+    /// Whether its route is on a gateway of its own namespace, and not on the one that all share.
+    pub own_gateway: bool,
 }
 
 impl Default for Shop {
@@ -49,6 +52,7 @@ impl Default for Shop {
             rules: String::new(),
             capacity: 0,
             deployment: String::new(),
+            own_gateway: false,
         }
     }
 }
@@ -118,9 +122,15 @@ spec: {{selector: {{app: {NAME}{track}}}, ports: [{{name: http, port: 80, target
             "" => format!("[{{backendRefs: [{{name: {NAME}, port: 80}}]}}]"),
             rules => rules.to_owned(),
         };
+        let gateway = if self.own_gateway {
+            format!("name: {OWN_GATEWAY}")
+        } else {
+            let (namespace, name) = GATEWAY;
+            format!("name: {name}, namespace: {namespace}")
+        };
         format!(
             "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: {NAME}}}\nspec:\n  \
-             parentRefs: [{{name: shared, namespace: gateway-system}}]\n  hostnames: [{}.local]\n  rules: {rules}\n",
+             parentRefs: [{{{gateway}}}]\n  hostnames: [{}.local]\n  rules: {rules}\n",
             namespace.name(),
         )
     }

@@ -19,6 +19,8 @@ pub const API_SERVER_PORT: u16 = 443;
 pub const GATEWAY_ADDRESS: &str = "10.244.0.1";
 /// Where the listener of port 80 answers.
 pub const GATEWAY_URL: &str = "http://10.244.0.1:8080";
+/// Where Envoy's own counters are, on 127.0.0.1.
+pub const STATS_PORT: u16 = 8002;
 /// The cluster's own Prometheus.
 pub const PROMETHEUS_URL: &str = "http://127.0.0.1:9090";
 /// The Gateway that every namespace's routes may use.

@@ -15,8 +15,10 @@ use tokio::task::JoinSet;
 use super::certificates::{self, Certificates};
 use super::discovery;
 use super::facts::{
-    API_SERVER_ADDRESS, API_SERVER_PORT, Facts, GATEWAY, GATEWAY_ADDRESS, STATE_VARIABLE, User, write_kubeconfig,
+    API_SERVER_ADDRESS, API_SERVER_PORT, Facts, GATEWAY, GATEWAY_ADDRESS, STATE_VARIABLE, STATS_PORT, User,
+    write_kubeconfig,
 };
+use super::gateway;
 use super::parts::Parts;
 use super::process::Process;
 use super::prometheus::{self, ScrapeOptions};
@@ -31,7 +33,6 @@ const CONTROLLERS: &str = "deployment-controller,replicaset-controller,endpoints
 const AUDIT_POLICY: &str =
     "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
 const GATEWAY_OBJECTS: &str = include_str!("../../cluster/gateway.yaml");
-const CONTOUR_CONFIGURATION: &str = include_str!("../../cluster/contour.yaml");
 
 /// What can be chosen of a cluster.
 #[derive(Debug, Clone)]
@@ -112,13 +113,15 @@ pub async fn launch(options: &LaunchOptions, say: &dyn Fn(&str)) -> Result<Runni
 
     step("Contour, Envoy and Prometheus");
     let facts = &cluster.facts;
-    processes.extend(start_gateway(facts).await?);
+    processes.extend(gateway::start(facts, &gateway::Place::shared()).await?);
     let scrape = ScrapeOptions {
         interval: facts.scrape_interval,
         namespaces: Vec::new(),
+        gateway: STATS_PORT,
     };
     processes.push(prometheus::start(facts, "prometheus", 9090, &scrape)?);
-    answers(&mut processes, "Envoy", "http://127.0.0.1:8002/ready").await?;
+    let envoy = format!("http://127.0.0.1:{STATS_PORT}/ready");
+    answers(&mut processes, "Envoy", &envoy).await?;
     answers(&mut processes, "Prometheus", "http://127.0.0.1:9090/-/ready").await?;
     wait_for_gateway(&cluster).await?;
     cluster.facts.write()?;
@@ -185,8 +188,7 @@ fn write_users(facts: &Facts) -> Result<()> {
     };
     let tokens: Vec<String> = User::ALL.into_iter().map(line).collect();
     fs::write(facts.path("tokens.csv"), tokens.concat())?;
-    fs::write(facts.path("audit-policy.yaml"), AUDIT_POLICY)?;
-    fs::write(facts.path("contour.yaml"), CONTOUR_CONFIGURATION).context("writing the users' files")
+    fs::write(facts.path("audit-policy.yaml"), AUDIT_POLICY).context("writing the users' files")
 }
 
 fn start_etcd(facts: &Facts) -> Result<Process> {
@@ -277,69 +279,6 @@ async fn apply_gateway(cluster: &Cluster) -> Result<()> {
     fs::write(&file, GATEWAY_OBJECTS)?;
     apply(&file).await?;
     Ok(())
-}
-
-async fn start_gateway(facts: &Facts) -> Result<[Process; 2]> {
-    let bootstrap = facts.path("envoy.json");
-    let output = Command::new(&facts.parts.contour)
-        .args([
-            "bootstrap",
-            "--xds-address=127.0.0.1",
-            "--xds-port=8001",
-            "--xds-resource-version=v3",
-        ])
-        .args(["--admin-address", &facts.path("envoy-admin.sock").display().to_string()])
-        .arg(&bootstrap)
-        .output()
-        .await
-        .context("running contour bootstrap")?;
-    if !output.status.success() {
-        bail!("contour bootstrap failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let contour = [
-        "serve".to_owned(),
-        "--insecure".to_owned(),
-        "--xds-address=127.0.0.1".to_owned(),
-        "--xds-port=8001".to_owned(),
-        "--http-address=127.0.0.1".to_owned(),
-        "--http-port=8003".to_owned(),
-        "--health-address=127.0.0.1".to_owned(),
-        "--health-port=8004".to_owned(),
-        "--disable-leader-election".to_owned(),
-        "--disable-feature=tlsroutes".to_owned(),
-        "--disable-feature=tcproutes".to_owned(),
-        "--disable-feature=backendtlspolicies".to_owned(),
-        format!("--envoy-service-http-address={GATEWAY_ADDRESS}"),
-        format!("--ingress-status-address={GATEWAY_ADDRESS}"),
-        "--stats-address=127.0.0.1".to_owned(),
-        "--stats-port=8002".to_owned(),
-        "--kubernetes-client-qps=200".to_owned(),
-        "--kubernetes-client-burst=400".to_owned(),
-        format!("--kubeconfig={}", facts.kubeconfig(User::Contour).display()),
-        format!("--config-path={}", facts.path("contour.yaml").display()),
-    ];
-    let bootstrap = bootstrap.display().to_string();
-    Ok([
-        Process::start("contour", &facts.logs, &facts.parts.contour, &contour)?,
-        Process::start(
-            "envoy",
-            &facts.logs,
-            &facts.parts.envoy,
-            [
-                "-c",
-                &bootstrap,
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "--service-node",
-                "local",
-                "--service-cluster",
-                "envoy",
-                "--log-level",
-                "warning",
-            ],
-        )?,
-    ])
 }
 
 async fn wait_for_gateway(cluster: &Cluster) -> Result<()> {

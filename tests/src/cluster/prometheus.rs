@@ -21,6 +21,8 @@ pub struct ScrapeOptions {
     pub interval: Duration,
     /// The namespaces whose pods are scraped; all when empty.
     pub namespaces: Vec<String>,
+    /// The port on 127.0.0.1 of the counters of the gateway's Envoy.
+    pub gateway: u16,
 }
 
 /// A Prometheus of a test's own, on a port of its own. Killed when dropped; its data stay with the cluster.
@@ -119,7 +121,7 @@ fn scrape_configuration(facts: &Facts, options: &ScrapeOptions) -> Value {
             {
                 "job_name": "contour-envoy",
                 "metrics_path": "/stats/prometheus",
-                "static_configs": [{"targets": ["127.0.0.1:8002"]}],
+                "static_configs": [{"targets": [format!("127.0.0.1:{}", options.gateway)]}],
             },
             {
                 "job_name": "pods",

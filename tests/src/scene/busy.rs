@@ -5,6 +5,7 @@
 //! the moment when the Services that are sent traffic had all their pods again, or no traffic any more. Every other failure is foreign:
 //! Stepgate's own.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,8 +15,9 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::witness::Witness;
-use super::{Scene, quick};
-use crate::cluster::{Cluster, Prometheus};
+use super::{Scene, quick_behind};
+use crate::cluster::gateway::Gateway;
+use crate::cluster::{Cluster, GATEWAY_URL, Prometheus, STATS_PORT};
 use crate::load::{GATEWAY, LoadHandle, LoadOptions, OVER_CAPACITY, Report};
 use crate::operator::OperatorOptions;
 use crate::record::status_line;
@@ -48,9 +50,12 @@ pub struct Busy {
     pub scene: Scene,
     /// What the traffic was sent to.
     pub witness: Witness,
+    /// The Prometheus of its own, where counts judge.
+    pub prometheus: Option<Prometheus>,
+    /// The gateway of its own, where the shop wants one.
+    pub gateway: Option<Gateway>,
     load: LoadHandle,
     kills: Mutex<Vec<(Timestamp, Timestamp)>>,
-    _prometheus: Option<Prometheus>,
     _place: SemaphorePermit<'static>,
 }
 
@@ -65,6 +70,8 @@ pub struct Tally {
     pub bad_version: u64,
     /// Requests lost with the pods that the test killed.
     pub killed_pods: u64,
+    /// What became of those, by kind.
+    pub lost: BTreeMap<String, u64>,
     /// Failures that neither explains, with how long after the load's start they were due.
     pub foreign: Vec<(Duration, String)>,
 }
@@ -75,16 +82,25 @@ impl Busy {
         let place = FREE.acquire().await?;
         let cluster = Cluster::attach().await?;
         let namespace = cluster.namespace(name).await?;
+        let gateway = if shop.own_gateway {
+            Some(Gateway::start(&namespace).await?)
+        } else {
+            None
+        };
         let witness = Witness::start(&namespace);
         let (prometheus, options) = match judged {
             Judged::ByCounts => {
-                let (prometheus, options) = quick(&namespace).await?;
+                let counters = gateway.as_ref().map_or(STATS_PORT, Gateway::stats_port);
+                let (prometheus, mut options) = quick_behind(&namespace, counters).await?;
+                // Where a machine is too busy to scrape for two intervals a canary with all of the traffic looks silent: it is tried again soon.
+                options.flags.push("--retreat-silence=5s".to_owned());
                 (Some(prometheus), options)
             }
             Judged::ByCommands => (None, OperatorOptions::led_by_commands()),
         };
         let scene = Scene::open_in(namespace, shop, options).await?;
         let load = LoadOptions {
+            url: gateway.as_ref().map_or_else(|| GATEWAY_URL.to_owned(), Gateway::url),
             rate: RATE,
             timeout: PATIENCE,
             ..shop::load(&scene.namespace)
@@ -94,9 +110,10 @@ impl Busy {
         Ok(Self {
             scene,
             witness,
+            prometheus,
+            gateway,
             load,
             kills: Mutex::default(),
-            _prometheus: prometheus,
             _place: place,
         })
     }
@@ -106,7 +123,8 @@ impl Busy {
         self.load.snapshot()
     }
 
-    /// Notes that pods were killed at one moment, and that no request is sent to those that are missing from another one on.
+    /// Notes that pods were killed, or taken off the route under their traffic, at one moment, and that no request is sent to those that are
+    /// missing from another one on.
     pub fn lost_pods(&self, from: Timestamp, to: Timestamp) {
         self.kills
             .lock()
@@ -160,11 +178,16 @@ impl Tally {
             .iter()
             .cloned()
             .partition(|(after, kind)| explained(*after, kind));
+        let mut lost = BTreeMap::new();
+        for (_, kind) in killed {
+            *lost.entry(kind).or_default() += 1;
+        }
         Self {
             name: name.to_owned(),
             requests: report.requests,
             bad_version: report.injected(),
-            killed_pods: u64::try_from(killed.len()).unwrap_or(u64::MAX),
+            killed_pods: lost.values().sum(),
+            lost,
             foreign,
         }
     }
@@ -181,6 +204,9 @@ impl fmt::Display for Tally {
             self.killed_pods,
             self.foreign.len()
         )?;
+        for (kind, number) in &self.lost {
+            write!(out, "\n    lost: {number} {kind}")?;
+        }
         for (after, kind) in self.foreign.iter().take(8) {
             write!(out, "\n    at {:.2} s: {kind}", after.as_secs_f64())?;
         }

@@ -74,6 +74,19 @@ contour() {
 helm() {
   go_build helm helm.sh/helm/v4 "$HELM" "-X helm.sh/helm/v4/internal/version.version=$HELM" helm.sh/helm/v4/cmd/helm
 }
+# debian PACKAGE: unpacks a Debian package into the folder `unpacked`, without root.
+debian() {
+  mkdir deb
+  if ! (cd deb && apt-get -qq download "$1") 2> /dev/null; then
+    # The machine has no current package lists: fetch them into a folder of our own, which needs no root.
+    mkdir -p lists/partial archives/partial
+    local own=(-o "Dir::State::lists=$PWD/lists" -o "Dir::Cache=$PWD/archives" -o APT::Sandbox::User=)
+    apt-get -qq "${own[@]}" update
+    (cd deb && apt-get -qq "${own[@]}" download "$1")
+  fi
+  dpkg-deb -x deb/"$1"_*.deb unpacked
+  rm -rf deb lists archives
+}
 gateway_api() {
   have go || stop "Go is missing: install Go 1.26 or newer"
   local source
@@ -98,17 +111,21 @@ prometheus() {
     return
   fi
   have apt-get || stop "Prometheus is missing, and so is apt-get: install prometheus and promtool into the PATH"
-  mkdir deb
-  if ! (cd deb && apt-get -qq download prometheus) 2> /dev/null; then
-    # The machine has no current package lists: fetch them into a folder of our own, which needs no root.
-    mkdir -p lists/partial archives/partial
-    local own=(-o "Dir::State::lists=$PWD/lists" -o "Dir::Cache=$PWD/archives" -o APT::Sandbox::User=)
-    apt-get -qq "${own[@]}" update
-    (cd deb && apt-get -qq "${own[@]}" download prometheus)
-  fi
-  dpkg-deb -x deb/prometheus_*.deb unpacked
+  debian prometheus
   install -m 755 unpacked/usr/bin/prometheus unpacked/usr/bin/promtool .
-  rm -rf deb lists archives unpacked
+  rm -rf unpacked
+}
+faketime() {
+  local found
+  found=$(find /usr/lib -path '*/faketime/libfaketime.so.1' -print -quit 2> /dev/null)
+  if [ -n "$found" ]; then # the machine's own
+    ln -s "$found" .
+    return
+  fi
+  have apt-get || stop "libfaketime is missing, and so is apt-get: install faketime, so that /usr/lib has faketime/libfaketime.so.1"
+  debian libfaketime
+  install -m 755 unpacked/usr/lib/*/faketime/libfaketime.so.1 .
+  rm -rf unpacked
 }
 
 need unshare util-linux
@@ -120,6 +137,7 @@ if ! unshare -n true 2> /dev/null && ! unshare -r -n true 2> /dev/null; then
 fi
 
 part "prometheus-$PROMETHEUS" "a download of 20 MB, under a minute" prometheus
+part "faketime-$FAKETIME" "a download of 50 kB, seconds" faketime
 part "envoy-$ENVOY" "a download of 37 MB, under a minute" envoy
 part "gateway-api-$GATEWAY_API" "a download, seconds" gateway_api
 part "etcd-$ETCD" "about 2 minutes" etcd

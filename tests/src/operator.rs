@@ -45,6 +45,8 @@ pub struct OperatorOptions {
     pub flags: Vec<String>,
     /// How it reaches the API server, where not directly.
     pub kubeconfig: Option<PathBuf>,
+    /// How its clock is wrong, as `faketime` takes it: `+1h`.
+    pub clock: Option<&'static str>,
 }
 
 impl Default for OperatorOptions {
@@ -59,6 +61,7 @@ impl Default for OperatorOptions {
             drain: "2s",
             flags: Vec::new(),
             kubeconfig: None,
+            clock: None,
         }
     }
 }
@@ -134,10 +137,14 @@ impl Operator {
                 .map(|source| format!("--metrics-source={source}")),
         );
         arguments.extend(options.flags.iter().cloned());
-        let wrapped = [
-            format!("KUBECONFIG={}", kubeconfig.display()),
-            program.display().to_string(),
-        ];
+        let mut wrapped = vec![format!("KUBECONFIG={}", kubeconfig.display())];
+        if let Some(clock) = options.clock {
+            let library = &self.cluster.facts().parts.faketime;
+            wrapped.push(format!("LD_PRELOAD={}", library.display()));
+            // The clock on the wall alone: what is measured by the other one goes on as it is.
+            wrapped.extend([format!("FAKETIME={clock}"), "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned()]);
+        }
+        wrapped.push(program.display().to_string());
         let process = Process::start(
             &self.name,
             &self.cluster.facts().logs,

@@ -35,6 +35,8 @@ pub struct Parts {
     pub prometheus: PathBuf,
     /// `promtool`.
     pub promtool: PathBuf,
+    /// `libfaketime.so.1`, for programs whose clock is to be wrong.
+    pub faketime: PathBuf,
 }
 
 impl Parts {
@@ -65,6 +67,7 @@ impl Parts {
             envoy: folder("ENVOY")?.join("envoy"),
             prometheus: prometheus.join("prometheus"),
             promtool: prometheus.join("promtool"),
+            faketime: folder("FAKETIME")?.join("libfaketime.so.1"),
         };
         parts.check()?;
         Ok(parts)
@@ -83,6 +86,7 @@ impl Parts {
             &self.envoy,
             &self.prometheus,
             &self.promtool,
+            &self.faketime,
         ];
         match all.into_iter().find(|path| !path.exists()) {
             Some(missing) => bail!(

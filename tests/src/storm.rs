@@ -50,16 +50,20 @@ pub async fn weather(
     shop: Shop,
     act: impl AsyncFnOnce(&mut Storm) -> Result<u32>,
 ) -> Result<Tally> {
-    let cluster = Cluster::attach().await?;
-    install_chart(&cluster).await?;
-    let observer = Observer::start(&cluster).await?;
-    let mut storm = Storm {
-        busy: Busy::open(short, &shop, Judged::ByCounts).await?,
-        observer,
-        shipped: Instant::now(),
-    };
-    let acted = act(&mut storm).await;
-    storm.end(what, acted).await
+    // On the heap: it holds everything that a storm is made of.
+    Box::pin(async move {
+        let cluster = Cluster::attach().await?;
+        install_chart(&cluster).await?;
+        let observer = Observer::start(&cluster).await?;
+        let mut storm = Storm {
+            busy: Busy::open(short, &shop, Judged::ByCounts).await?,
+            observer,
+            shipped: Instant::now(),
+        };
+        let acted = act(&mut storm).await;
+        storm.end(what, acted).await
+    })
+    .await
 }
 
 impl Storm {

@@ -72,6 +72,8 @@ impl Place {
         let configuration = json!({
             "gateway": {"gatewayRef": {"namespace": namespace, "name": name}},
             "accesslog-level": "error",
+            // By default 2 s, which a busy machine may stand still: Envoy takes that for pods that do not answer.
+            "timeouts": {"connect-timeout": "10s"},
         });
         let file = facts.path(&self.name("contour.yaml"));
         fs::write(&file, serde_json::to_vec_pretty(&configuration)?)

@@ -1,8 +1,6 @@
 //! Several operators for one namespace: the leader is killed, hangs past its lease with and without a write under way, is cut off from the API
 //! server, or has a wrong clock, and another goes on with the same run. Every stored version is held against the rules of safety.
 
-#![expect(clippy::print_stdout, reason = "a test prints what it measured")]
-
 #[cfg(test)]
 mod leadership {
     mod clocks;

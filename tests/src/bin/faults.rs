@@ -37,10 +37,7 @@ struct Arguments {
 #[expect(clippy::print_stdout, reason = "the table is what this program is for")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(filter) = &arguments.log {
-        stepgate::telemetry::init_logs(stepgate::telemetry::LogFormat::Text, filter)?;
-    }
-    let range = Range::open().await?;
+    let range = Range::open(arguments.log.as_deref()).await?;
     let oracles = range.oracles(&Workload::ALL).await?;
     for (workload, oracle) in &oracles {
         println!(

@@ -1,16 +1,17 @@
 //! Generates plans from the fault-free courses: one for each place where a fault can strike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::fault::{Fault, Kind};
+use super::fault::{Fault, Kind, View};
+use super::malady::Malady;
 use super::run::{Outcome, Plan};
 use super::workload::Workload;
 
 /// The faults that are tried at every write.
 pub const AT_EVERY_WRITE: [Kind; 3] = [Kind::CrashAfter, Kind::Lost, Kind::Unheard];
 
-/// The faults of which a sample is tried, and all of them in the long form.
-pub const SAMPLED: [Kind; 12] = [
+/// The faults of which a sample is tried, and all of them in the long form. The illnesses of a source take turns from one write to the next.
+pub const SAMPLED: [Kind; 18] = [
     Kind::CrashBefore,
     Kind::Answer(403),
     Kind::Answer(409),
@@ -21,27 +22,56 @@ pub const SAMPLED: [Kind; 12] = [
     Kind::Late(700),
     Kind::CutWatches,
     Kind::GoneWatches,
-    Kind::StaleWatches(1_500),
-    Kind::SourceDown(1_500),
+    Kind::GoneOnConnect,
+    Kind::Stale(View::All, 1_500),
+    Kind::Stale(View::Rollouts, 1_500),
+    Kind::Stale(View::Routes, 1_500),
+    Kind::Stale(View::Endpoints, 1_500),
+    Kind::HalfOpen(1_500),
+    Kind::Doubled(4_000),
+    Kind::Source(Malady::Down, 1_500),
 ];
+
+/// A process ends after every so many writes.
+const CRASH_EVERY: std::ops::RangeInclusive<u32> = 1..=20;
 
 /// One plan for each write of each course and each kind of fault.
 pub fn all(oracles: &BTreeMap<Workload, Outcome>) -> Vec<Plan> {
     let kinds = AT_EVERY_WRITE.into_iter().chain(SAMPLED);
-    kinds.flat_map(|kind| each_write(oracles, kind)).collect()
+    let mut plans: Vec<Plan> = kinds.flat_map(|kind| each_write(oracles, kind)).collect();
+    plans.extend(crashes_again_and_again(oracles));
+    plans
 }
 
-/// About so many plans, spread evenly over kinds, workloads and places: first those that are tried at every write, then a sample.
+/// About so many plans: each distinct place by each fault that is tried at every write, and the rest spread evenly over kinds, workloads and
+/// places.
 pub fn stratified(oracles: &BTreeMap<Workload, Outcome>, count: usize) -> Vec<Plan> {
-    let every: Vec<Plan> = AT_EVERY_WRITE
-        .into_iter()
-        .flat_map(|kind| each_write(oracles, kind))
-        .collect();
-    let rest: Vec<Plan> = SAMPLED.into_iter().flat_map(|kind| each_write(oracles, kind)).collect();
-    let for_rest = count / 4;
-    let mut plans = evenly(every, count - for_rest);
-    plans.extend(evenly(rest, for_rest));
+    let places = distinct_places(oracles);
+    let every = AT_EVERY_WRITE.into_iter().flat_map(|kind| {
+        places.iter().map(move |(workload, at)| Plan {
+            workload: *workload,
+            faults: vec![Fault { at: *at, kind }],
+        })
+    });
+    let mut plans = evenly(every.collect(), count * 4 / 5);
+    let mut rest: Vec<Plan> = SAMPLED.into_iter().flat_map(|kind| each_write(oracles, kind)).collect();
+    rest.extend(crashes_again_and_again(oracles));
+    plans.extend(evenly(rest, count - plans.len()));
     plans
+}
+
+/// The writes that differ in what came before them: the courses begin alike, and a fault in what they share is the same fault.
+fn distinct_places(oracles: &BTreeMap<Workload, Outcome>) -> Vec<(Workload, usize)> {
+    let mut seen = BTreeSet::new();
+    let mut places = Vec::new();
+    for (workload, outcome) in oracles {
+        for at in 1..=outcome.targets.len() {
+            if seen.insert(outcome.targets.iter().take(at).collect::<Vec<_>>()) {
+                places.push((*workload, at));
+            }
+        }
+    }
+    places
 }
 
 /// Plans of two faults, by a seed.
@@ -66,10 +96,9 @@ pub fn random(oracles: &BTreeMap<Workload, Outcome>, count: usize, seed: u64) ->
             let (workload, writes) = *workloads.get(below(workloads.len()))?;
             let mut faults = Vec::new();
             for _ in 0..2 {
-                faults.push(Fault {
-                    at: below(writes) + 1,
-                    kind: *kinds.get(below(kinds.len()))?,
-                });
+                let at = below(writes) + 1;
+                let kind = in_turn(*kinds.get(below(kinds.len()))?, at);
+                faults.push(Fault { at, kind });
             }
             faults.sort();
             Some(Plan { workload, faults })
@@ -81,9 +110,41 @@ fn each_write(oracles: &BTreeMap<Workload, Outcome>, kind: Kind) -> Vec<Plan> {
     oracles
         .iter()
         .flat_map(|(workload, outcome)| {
-            (1..=outcome.writes).map(|at| Plan {
+            (1..=outcome.writes).map(move |at| Plan {
                 workload: *workload,
-                faults: vec![Fault { at, kind }],
+                faults: vec![Fault {
+                    at,
+                    kind: in_turn(kind, at),
+                }],
+            })
+        })
+        .collect()
+}
+
+/// The source is ill with each in turn.
+fn in_turn(kind: Kind, at: usize) -> Kind {
+    match kind {
+        Kind::Source(_, how_long) => {
+            let malady = Malady::ALL.into_iter().cycle().nth(at).unwrap_or(Malady::Down);
+            Kind::Source(malady, how_long)
+        }
+        other => other,
+    }
+}
+
+fn crashes_again_and_again(oracles: &BTreeMap<Workload, Outcome>) -> Vec<Plan> {
+    oracles
+        .keys()
+        .flat_map(|workload| {
+            CRASH_EVERY.filter_map(move |every| {
+                let at = usize::try_from(every).ok()?;
+                Some(Plan {
+                    workload: *workload,
+                    faults: vec![Fault {
+                        at,
+                        kind: Kind::CrashEvery(every),
+                    }],
+                })
             })
         })
         .collect()

@@ -3,33 +3,28 @@
 //! It stands between the client and the connection, so that the operator's own code knows nothing of it. Leases and Events are let
 //! through and not counted: the one has tests of its own, the other may be written twice.
 
-use std::collections::VecDeque;
-use std::pin::Pin;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
 use jiff::Timestamp;
 use kube::client::Body;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
 use tower::{BoxError, Layer, Service};
 
 use super::fault::{Fault, Kind, millis};
-use super::source::Source;
+use super::proxy::Proxy;
+use super::strike::{strike, version_of, whole};
+use super::watches::{Orders, expired, watched};
 
-type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
-
-/// How long a lost write keeps its sender waiting.
-const SILENCE: Duration = Duration::from_millis(50);
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// One write of the operator.
 #[derive(Clone, Debug)]
@@ -67,9 +62,10 @@ impl Write {
 #[derive(Debug)]
 pub struct Tap {
     state: Mutex<State>,
-    watches: watch::Sender<Watches>,
+    orders: watch::Sender<Orders>,
     crashes: watch::Sender<usize>,
-    source: Source,
+    gate: watch::Sender<Gate>,
+    source: Proxy,
 }
 
 #[derive(Debug)]
@@ -80,19 +76,44 @@ struct State {
     requests: usize,
     life: usize,
     panics: bool,
+    /// Where requests are to be held, once.
+    place: Option<Place>,
+    /// Watches that were told on connect that their version is gone, while each is to be told so once.
+    refused: Option<BTreeSet<String>>,
 }
 
-/// What all open watches are to do.
+/// Whether requests leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    /// They do, and the place is ahead, where there is one.
+    Ahead,
+    /// They are held at the place.
+    Held,
+    /// They do again.
+    Passed,
+}
+
+/// A place in the course: after the n-th accepted write of this kind.
 #[derive(Clone, Copy, Debug)]
-struct Watches {
-    cut: usize,
-    gone: usize,
-    silent_until: Option<Instant>,
+pub struct Place {
+    /// Method and target of the write, such as `PATCH httproutes/checkout`, and a word that its body has, where there is a third one.
+    pub write: &'static str,
+    /// Which of them, from 1.
+    pub count: usize,
+}
+
+impl Place {
+    fn is_at(self, write: &Write) -> bool {
+        let mut words = self.write.split(' ');
+        words.next() == Some(&write.method)
+            && words.next() == Some(&write.target())
+            && words.next().is_none_or(|word| write.body.to_string().contains(word))
+    }
 }
 
 impl Tap {
     /// A tap that does this.
-    pub fn new(faults: &[Fault], source: Source) -> Arc<Self> {
+    pub fn new(faults: &[Fault], source: Proxy, place: Option<Place>) -> Arc<Self> {
         let mut faults = faults.to_vec();
         faults.sort();
         Arc::new(Self {
@@ -103,13 +124,12 @@ impl Tap {
                 requests: 0,
                 life: 0,
                 panics: false,
+                place,
+                refused: None,
             }),
-            watches: watch::Sender::new(Watches {
-                cut: 0,
-                gone: 0,
-                silent_until: None,
-            }),
+            orders: watch::Sender::new(Orders::default()),
             crashes: watch::Sender::new(0),
+            gate: watch::Sender::new(Gate::Ahead),
             source,
         })
     }
@@ -163,9 +183,32 @@ impl Tap {
         });
     }
 
-    /// The faults that have not struck.
+    /// Waits until the course has come to its place. From then on no request of the operator leaves until it is to go on.
+    pub async fn at_its_place(&self) {
+        let mut gate = self.gate.subscribe();
+        // The sender lives as long as this.
+        let _lives = gate.wait_for(|gate| *gate != Gate::Ahead).await;
+    }
+
+    /// The operator goes on.
+    pub fn go_on(&self) {
+        self.gate.send_replace(Gate::Passed);
+    }
+
+    /// The source that the operator asks.
+    pub fn source(&self) -> &Proxy {
+        &self.source
+    }
+
+    /// The faults that have not struck. One that strikes again and again has when it did once.
     pub fn left(&self) -> Vec<Fault> {
-        self.state().faults.iter().copied().collect()
+        let again = |fault: &&Fault| matches!(fault.kind, Kind::CrashEvery(every) if fault.at > usize::try_from(every).unwrap_or(usize::MAX));
+        self.state()
+            .faults
+            .iter()
+            .filter(|fault| !again(fault))
+            .copied()
+            .collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,35 +221,67 @@ impl Tap {
         state.sent += 1;
         let number = state.sent;
         let mut kinds = Vec::new();
-        while state.faults.front().is_some_and(|fault| fault.at <= number) {
-            kinds.extend(state.faults.pop_front().map(|fault| fault.kind));
+        while let Some(fault) = state.faults.front().copied().filter(|fault| fault.at <= number) {
+            state.faults.pop_front();
+            kinds.push(fault.kind);
+            if let Kind::CrashEvery(every) = fault.kind {
+                let at = number + usize::try_from(every).unwrap_or(1).max(1);
+                state.faults.push_back(Fault { at, ..fault });
+                break;
+            }
         }
         (number, kinds)
     }
 
-    fn note(&self, write: Write) {
-        self.state().writes.push(write);
+    pub(super) fn note(&self, write: Write) {
+        let mut state = self.state();
+        state.writes.push(write);
+        let is_there = state.place.is_some_and(|place| {
+            let is_place = |write: &&Write| write.is_accepted() && place.is_at(write);
+            state.writes.iter().filter(is_place).count() >= place.count
+        });
+        if is_there {
+            state.place = None;
+            self.gate.send_replace(Gate::Held);
+        }
     }
 
-    fn is_alive(&self, life: usize) -> bool {
+    pub(super) fn orders(&self) -> watch::Receiver<Orders> {
+        self.orders.subscribe()
+    }
+
+    /// Waits while requests are held.
+    async fn passes(&self) {
+        let mut gate = self.gate.subscribe();
+        let _lives = gate.wait_for(|gate| *gate != Gate::Held).await;
+    }
+
+    /// Whether this watch is to be told that its version is gone.
+    fn refuses(&self, path: &str) -> bool {
+        let mut state = self.state();
+        state
+            .refused
+            .as_mut()
+            .is_some_and(|refused| refused.insert(path.to_owned()))
+    }
+
+    pub(super) fn is_alive(&self, life: usize) -> bool {
         self.state().life == life
     }
 
-    fn crash(&self) {
+    pub(super) fn crash(&self) {
         self.end_life();
         self.crashes.send_modify(|crashes| *crashes += 1);
     }
 
-    fn beside(&self, kind: Kind) {
-        self.watches.send_modify(|watches| match kind {
-            Kind::CutWatches => watches.cut += 1,
-            Kind::GoneWatches => watches.gone += 1,
-            Kind::StaleWatches(silent) => watches.silent_until = Some(Instant::now() + millis(silent)),
-            _ => {}
-        });
-        if let Kind::SourceDown(down) = kind {
-            self.source.fail_for(millis(down));
+    pub(super) fn beside(&self, kind: Kind) {
+        if kind == Kind::GoneOnConnect {
+            self.state().refused = Some(BTreeSet::new());
         }
+        if let Kind::Source(malady, how_long) = kind {
+            self.source.fall_ill(malady, millis(how_long));
+        }
+        self.orders.send_modify(|orders| orders.take(kind));
     }
 }
 
@@ -269,13 +344,17 @@ where
             && path.contains("/namespaces/")
             && !["/leases", "/events"].iter().any(|other| path.contains(other));
         if !counts {
+            if is_watch && tap.refuses(&path) {
+                return Box::pin(async { gone() });
+            }
             let answer = self.inner.call(request);
             return Box::pin(async move {
                 // Here, for this runs in the task that asks.
                 assert!(!panics, "a panic on purpose");
+                tap.passes().await;
                 let answer = answer.await.map_err(Into::into)?;
-                Ok(if is_watch {
-                    answer.map(|body| watched(body, &tap, life))
+                Ok(if is_watch && answer.status().is_success() {
+                    answer.map(|body| watched(body, &tap, life, path))
                 } else {
                     answer.map(|body| body.map_err(Into::into).boxed_unsync())
                 })
@@ -289,6 +368,7 @@ where
         let sent = self.inner.call(Request::from_parts(parts, body));
         Box::pin(async move {
             assert!(!panics, "a panic on purpose");
+            tap.passes().await;
             let body = match copy {
                 Some(copy) => copy.collect().await?.to_bytes(),
                 None => Bytes::new(),
@@ -307,156 +387,10 @@ where
     }
 }
 
-/// Sends a write, or does to it what is to be done. The request's future does nothing until it is polled.
-async fn strike<B>(
-    tap: &Tap,
-    write: Write,
-    kinds: &[Kind],
-    sent: impl Future<Output = Result<Response<B>, BoxError>>,
-) -> Result<Answer, BoxError>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    for kind in kinds {
-        match kind {
-            Kind::CrashBefore => {
-                tap.note(write);
-                tap.crash();
-                return std::future::pending().await;
-            }
-            Kind::Lost => {
-                tap.note(write);
-                sleep(SILENCE).await;
-                return Err("the connection was lost".into());
-            }
-            Kind::Answer(code) => {
-                tap.note(Write {
-                    status: Some(*code),
-                    ..write
-                });
-                return refusal(*code);
-            }
-            Kind::Late(late) => sleep(millis(*late)).await,
-            Kind::CutWatches | Kind::GoneWatches | Kind::StaleWatches(_) | Kind::SourceDown(_) => tap.beside(*kind),
-            Kind::CrashAfter | Kind::Unheard => {}
-        }
-    }
-    let answer = match sent.await {
-        Ok(answer) => answer,
-        Err(error) => {
-            tap.note(write);
-            return Err(error);
-        }
-    };
-    let (parts, body) = answer.into_parts();
-    let body = body.collect().await.map_err(Into::into)?.to_bytes();
-    let object: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    tap.note(Write {
-        status: Some(parts.status.as_u16()),
-        version: version_of(&object),
-        ..write
-    });
-    if kinds.contains(&Kind::CrashAfter) {
-        tap.crash();
-        return std::future::pending().await;
-    }
-    if kinds.contains(&Kind::Unheard) {
-        sleep(SILENCE).await;
-        return Err("the connection was lost after the request".into());
-    }
-    Ok(Response::from_parts(parts, whole(body)))
-}
-
-fn version_of(object: &Value) -> Option<u64> {
-    let version = object.pointer("/metadata/resourceVersion")?.as_str()?;
-    version.parse().ok()
-}
-
-fn whole(body: Bytes) -> UnsyncBoxBody<Bytes, BoxError> {
-    Full::new(body).map_err(|never| match never {}).boxed_unsync()
-}
-
-/// What the API server says with this status code.
-fn refusal(code: u16) -> Result<Answer, BoxError> {
-    let reason = match code {
-        403 => "Forbidden",
-        409 => "Conflict",
-        422 => "Invalid",
-        429 => "TooManyRequests",
-        500 => "InternalError",
-        _ => "ServiceUnavailable",
-    };
-    let body = json!({
-        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason,
-        "message": format!("{reason}, on purpose"), "metadata": {}, "details": {"retryAfterSeconds": 1},
-    });
-    let mut answer = Response::builder()
-        .status(StatusCode::from_u16(code)?)
+/// The answer to a watch whose version is gone.
+fn gone() -> Result<Answer, BoxError> {
+    let answer = Response::builder()
+        .status(StatusCode::GONE)
         .header("content-type", "application/json");
-    if code == 429 {
-        answer = answer.header("retry-after", "1");
-    }
-    Ok(answer.body(whole(Bytes::from(body.to_string())))?)
-}
-
-/// A watch's body: ends when watches are cut, says 410 when they are gone, and keeps what it has while they are silent.
-fn watched<B>(body: B, tap: &Arc<Tap>, life: usize) -> UnsyncBoxBody<Bytes, BoxError>
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    struct Stream {
-        frames: Pin<Box<dyn futures::Stream<Item = Result<Bytes, BoxError>> + Send>>,
-        orders: watch::Receiver<Watches>,
-        began: Watches,
-        tap: Arc<Tap>,
-        life: usize,
-        ended: bool,
-    }
-    let orders = tap.watches.subscribe();
-    let began = *orders.borrow();
-    let frames = body.into_data_stream().map(|frame| frame.map_err(Into::into));
-    let stream = Stream {
-        frames: Box::pin(frames),
-        orders,
-        began,
-        tap: Arc::clone(tap),
-        life,
-        ended: false,
-    };
-    let frames = futures::stream::unfold(stream, |mut stream| async move {
-        loop {
-            if stream.ended || !stream.tap.is_alive(stream.life) {
-                return None;
-            }
-            let now = *stream.orders.borrow_and_update();
-            if now.cut > stream.began.cut {
-                return None;
-            }
-            if now.gone > stream.began.gone {
-                stream.ended = true;
-                let gone = json!({"type": "ERROR", "object": {
-                    "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired",
-                    "message": "too old resource version, on purpose", "metadata": {}}});
-                let expired = Bytes::from(format!("{gone}\n"));
-                return Some((Ok(http_body::Frame::data(expired)), stream));
-            }
-            if let Some(until) = now.silent_until.filter(|until| *until > Instant::now()) {
-                tokio::select! {
-                    () = sleep_until(until) => {}
-                    _ = stream.orders.changed() => {}
-                }
-                continue;
-            }
-            tokio::select! {
-                frame = stream.frames.next() => {
-                    let frame = frame?;
-                    return Some((frame.map(http_body::Frame::data), stream));
-                }
-                _ = stream.orders.changed() => {}
-            }
-        }
-    });
-    BodyExt::boxed_unsync(StreamBody::new(frames))
+    Ok(answer.body(whole(Bytes::from(expired().to_string())))?)
 }

@@ -21,7 +21,7 @@ use crate::cluster::Cluster;
 use crate::until::{Seen, until};
 
 /// What is watched: group, version, kind.
-const KINDS: [(&str, &str, &str); 7] = [
+const KINDS: [(&str, &str, &str); 8] = [
     ("stepgate.dev", "v1alpha1", "Rollout"),
     ("gateway.networking.k8s.io", "v1", "HTTPRoute"),
     ("apps", "v1", "Deployment"),
@@ -29,6 +29,7 @@ const KINDS: [(&str, &str, &str); 7] = [
     ("", "v1", "Service"),
     ("", "v1", "PodTemplate"),
     ("discovery.k8s.io", "v1", "EndpointSlice"),
+    ("events.k8s.io", "v1", "Event"),
 ];
 
 /// One stored version of an object.

@@ -17,7 +17,7 @@ pub struct End {
     pub state: Value,
     /// Accepted writes by object, status of the Rollout apart.
     pub writes: BTreeMap<String, usize>,
-    /// Accepted writes of the Rollout's status.
+    /// Accepted writes of Rollouts' statuses.
     pub commits: usize,
 }
 
@@ -25,9 +25,9 @@ impl End {
     /// What is there at the end, and what was written on the way.
     pub fn of(world: &World, writes: &[Write]) -> Self {
         let accepted = || writes.iter().filter(|write| write.is_accepted());
-        let status = format!("rollouts/{NAME}/status");
+        let is_status = |write: &&Write| write.target().ends_with("/status");
         let mut counts = BTreeMap::new();
-        for write in accepted().filter(|write| write.target() != status) {
+        for write in accepted().filter(|write| !is_status(write)) {
             // Records of templates are named by their number: how many there were is what counts.
             let target = write.target();
             let target = target
@@ -45,7 +45,7 @@ impl End {
         Self {
             state: state(world),
             writes: counts,
-            commits: accepted().filter(|write| write.target() == status).count(),
+            commits: accepted().filter(is_status).count(),
         }
     }
 
@@ -105,7 +105,13 @@ fn state(world: &World) -> Value {
     let route = world.get("HTTPRoute", NAME).map(|route| {
         json!({"rules": route.pointer("/spec/rules"), "mark": route.pointer("/metadata/annotations/stepgate.dev~1run")})
     });
+    let rivals: Vec<&Value> = world
+        .all("Rollout")
+        .filter(|rollout| rollout.pointer("/metadata/name") != Some(&json!(NAME)))
+        .filter_map(|rival| rival.pointer("/status/phase"))
+        .collect();
     json!({
+        "rivals": rivals,
         "rollout": rollout, "workload": workload, "route": route,
         "canary": world.get("Deployment", CANARY).is_some() || world.get("Service", CANARY).is_some(),
         "templates": world.all("PodTemplate").count(),

@@ -69,6 +69,8 @@ pub async fn config(cluster: &Cluster) -> Result<Config> {
 pub struct Life {
     task: JoinHandle<()>,
     stop: CancellationToken,
+    /// What it counts.
+    metrics: Metrics,
     // Whoever leads is told by this: the term ends with it.
     _leadership: watch::Sender<Leadership>,
 }
@@ -104,6 +106,7 @@ impl Life {
             clocks_differ: false,
             deadline: Instant::now() + Duration::from_hours(24),
         };
+        let metrics = Metrics::new();
         let (leadership, led) = watch::channel(Leadership::Leader(term));
         let operator = Operator {
             client,
@@ -116,7 +119,7 @@ impl Life {
             limits,
             hold_policy: "stepgate-hold".to_owned(),
             sources: vec![source],
-            metrics: Metrics::new(),
+            metrics: metrics.clone(),
             ready: Readiness::default(),
             instance: format!("life-{}-{}", namespace.name(), term.number),
         };
@@ -125,8 +128,14 @@ impl Life {
         Ok(Self {
             task,
             stop,
+            metrics,
             _leadership: leadership,
         })
+    }
+
+    /// What it would answer to a scrape.
+    pub fn scrape(&self) -> String {
+        self.metrics.encode().unwrap_or_default()
     }
 
     /// The process is gone, in the middle of whatever it did.

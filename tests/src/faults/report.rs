@@ -38,22 +38,24 @@ pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> Str
         row.plans += 1;
         row.violations += outcome.violations.len();
         row.other_ends += outcome.wrong.len();
+        row.answer = row.answer.max(outcome.answer);
         row.way_back = row.way_back.max(outcome.way_back);
         row.requests += outcome.requests;
         row.without += oracles.get(&outcome.plan.workload).map_or(0, |oracle| oracle.requests);
     }
     let mut text = String::from(
-        "| fault | plans | rules | violations | other ends | longest way back after an abort | requests against none |\n|---|---|---|---|---|---|---|\n",
+        "| fault | plans | rules | violations | other ends | abort to first write, worst | abort to accepted 0, worst | requests against none |\n\
+         |---|---|---|---|---|---|---|---|\n",
     );
     for (family, row) in rows {
-        let way_back = row
-            .way_back
-            .map_or("-".to_owned(), |way_back| format!("{:.2} s", way_back.as_secs_f64()));
+        let seconds =
+            |time: Option<Duration>| time.map_or("-".to_owned(), |time| format!("{:.2} s", time.as_secs_f64()));
+        let (answer, way_back) = (seconds(row.answer), seconds(row.way_back));
         #[expect(clippy::cast_precision_loss, reason = "counts are small")]
         let ratio = row.requests as f64 / row.without.max(1) as f64;
         let _ = writeln!(
             text,
-            "| {family} | {} | {} | {} | {} | {way_back} | {ratio:.2} |",
+            "| {family} | {} | {} | {} | {} | {answer} | {way_back} | {ratio:.2} |",
             row.plans,
             RULES.len(),
             row.violations,
@@ -68,6 +70,7 @@ struct Row {
     plans: usize,
     violations: usize,
     other_ends: usize,
+    answer: Option<Duration>,
     way_back: Option<Duration>,
     requests: usize,
     without: usize,

@@ -13,15 +13,16 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bug::{Bug, Saboteur};
-use super::check::{self, Violation, canary_weight};
+use super::check::{Course, Ears, HUSH, Rule, Violation, canary_weight, liveness, safety};
 use super::fault::{Fault, Kind};
 use super::layer::Tap;
 use super::observer::{Observer, Version, World};
 use super::oracle::End;
 use super::process::{self, Life};
-use super::site::STEPS;
+use super::proxy::Proxy;
+use super::site::{self, STEPS};
 use super::source::Source;
-use super::workload::{self, Times, Workload};
+use super::workload::{self, Workload};
 use crate::cluster::{Cluster, Namespace};
 use crate::operator::install_chart;
 
@@ -32,7 +33,10 @@ const OUTAGE: Duration = Duration::from_millis(100);
 /// The longest that a run of a plan may take.
 const BOUND: Duration = Duration::from_secs(150);
 
-/// The longest that a course with a bug is followed.
+/// The longest from an abort to the first write that lowers the weight, where nothing hinders it: 2 s, and as much again twice for a busy
+/// machine.
+const AT_ONCE: Duration = Duration::from_secs(6);
+/// How long a course is followed after its bug.
 const BUG_BOUND: Duration = Duration::from_secs(30);
 
 /// A workload and what goes wrong in it.
@@ -78,8 +82,12 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// Writes in all, accepted or not.
     pub writes: usize,
+    /// Method and target of each.
+    pub targets: Vec<String>,
     /// Requests in all.
     pub requests: usize,
+    /// From an abort to the first write that lowers the canary's weight.
+    pub answer: Option<Duration>,
     /// From an abort to the accepted weight 0.
     pub way_back: Option<Duration>,
     /// How long it took.
@@ -91,6 +99,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn break_rule(&mut self, rule: Rule, what: String) {
+        self.violations.push(Violation { rule, what });
+    }
+
     /// Nothing was wrong.
     pub fn is_well(&self) -> bool {
         self.wrong.is_empty() && self.violations.is_empty()
@@ -103,16 +115,18 @@ pub struct Range {
     cluster: Cluster,
     observer: Observer,
     config: Config,
+    ears: Ears,
 }
 
 impl Range {
-    /// Attaches to the cluster.
-    pub async fn open() -> Result<Self> {
+    /// Attaches to the cluster. The operators of all runs are listened to; `log`: what they say at this level is also printed.
+    pub async fn open(log: Option<&str>) -> Result<Self> {
         let cluster = Cluster::attach().await?;
         install_chart(&cluster).await?;
         Ok(Self {
             observer: Observer::start(&cluster).await?,
             config: process::config(&cluster).await?,
+            ears: Ears::open(log.unwrap_or("info"), log.is_some()),
             cluster,
         })
     }
@@ -198,25 +212,21 @@ impl Range {
 
     async fn run_with(&self, plan: Plan, oracle: Option<End>, bug: Option<Bug>) -> Outcome {
         let began = Instant::now();
-        let source = Source::default();
-        let tap = Tap::new(&plan.faults, source.clone());
         let mut outcome = Outcome {
             plan: plan.clone(),
             end: None,
             wrong: Vec::new(),
             violations: Vec::new(),
             writes: 0,
+            targets: Vec::new(),
             requests: 0,
+            answer: None,
             way_back: None,
             took: Duration::ZERO,
             left: 0,
             timeline: String::new(),
         };
-        let lived = timeout(
-            BOUND,
-            self.live(&plan, &tap, &source, oracle.as_ref(), bug, &mut outcome),
-        )
-        .await;
+        let lived = timeout(BOUND, self.live(&plan, oracle.as_ref(), bug, &mut outcome)).await;
         match lived {
             Ok(Ok(())) => {}
             Ok(Err(error)) => outcome.wrong.push(format!("{error:#}")),
@@ -224,41 +234,73 @@ impl Range {
                 .wrong
                 .push(format!("it did not end within {} s", BOUND.as_secs())),
         }
-        tap.end_life();
-        let writes = tap.writes();
         outcome.took = began.elapsed();
-        outcome.left = tap.left().len();
-        outcome.requests = tap.requests();
-        outcome.writes = writes.len();
-        outcome.timeline = timeline(&writes);
         outcome
     }
 
-    async fn live(
+    async fn live(&self, plan: &Plan, oracle: Option<&End>, bug: Option<Bug>, outcome: &mut Outcome) -> Result<()> {
+        let namespace = self.cluster.namespace("fault").await?;
+        let client = Client::try_from(self.config.clone())?;
+        let secret = site::secret(namespace.name());
+        let source = Source::default();
+        let script = source.serve().await?;
+        let proxy = Proxy::new(script.url.clone(), &secret);
+        let served = proxy.serve().await?;
+        let tap = Tap::new(&plan.faults, proxy, bug.map(|bug| bug.place));
+        let _ends = EndOfLife(Arc::clone(&tap));
+        let saboteur = bug.map(|bug| {
+            let task = tokio::spawn(Saboteur::new(client, &namespace, bug).act(Arc::clone(&tap)));
+            AbortOnDrop(task)
+        });
+        let lived = self
+            .follow(plan, &tap, &source, (&namespace, &served.url), oracle, bug, outcome)
+            .await;
+        let writes = tap.writes();
+        outcome.left = tap.left().len();
+        outcome.requests = tap.requests();
+        outcome.writes = writes.len();
+        outcome.targets = writes
+            .iter()
+            .map(|write| format!("{} {}", write.method, write.target()))
+            .collect();
+        outcome.timeline = timeline(&writes);
+        for line in self.ears.heard(&secret) {
+            outcome.break_rule(safety(15), format!("the log says {line}"));
+        }
+        if let Some(task) = saboteur
+            && task.0.is_finished()
+        {
+            task.join().await?.context("the bug")?;
+        }
+        lived
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what one course is made of")]
+    async fn follow(
         &self,
         plan: &Plan,
         tap: &Arc<Tap>,
         source: &Source,
+        (namespace, address): (&Namespace, &str),
         oracle: Option<&End>,
         bug: Option<Bug>,
         outcome: &mut Outcome,
     ) -> Result<()> {
-        let namespace = self.cluster.namespace("fault").await?;
-        let client = Client::try_from(self.config.clone())?;
-        let saboteur = bug.map(|bug| tokio::spawn(Saboteur::new(client, &namespace, bug).act(Arc::clone(tap))));
-        let _ends = saboteur.as_ref().map(|task| AbortOnDrop(task.abort_handle()));
-        let served = source.serve().await?;
         let mut crashes = tap.crashes();
         let mut term = 1;
-        let begin = |term, absent| Life::begin(&self.config, &namespace, tap, &served.url, term, absent);
+        let begin = |term, absent| Life::begin(&self.config, namespace, tap, address, term, absent);
         let mut life = begin(term, Duration::ZERO)?;
-        let driven = workload::drive(plan.workload, &namespace, source);
+        let driven = workload::drive(plan.workload, namespace, source);
         tokio::pin!(driven);
+        let bound = async {
+            tap.at_its_place().await;
+            sleep(BUG_BOUND).await;
+        };
+        tokio::pin!(bound);
         let driven = loop {
             tokio::select! {
                 driven = &mut driven => break driven,
-                // What a bug did to the course is of no interest: only what was seen of it.
-                () = sleep(BUG_BOUND), if bug.is_some() => break Ok(Times::default()),
+                () = &mut bound, if bug.is_some() => break Err(anyhow::anyhow!("no end within {} s of the bug", BUG_BOUND.as_secs())),
                 one = crashes.changed() => {
                     one.context("the tap is gone")?;
                     life.kill();
@@ -268,37 +310,61 @@ impl Range {
                 }
             }
         };
+        tap.go_on();
         // What may still be under way when the course has come to its end: templates that are cleared away, a command that is.
         let is_there = || {
             let state = oracle.map(|oracle| &oracle.state);
-            state.is_none_or(|state| End::of(&self.world(&namespace), &[]).state == *state)
+            state.is_none_or(|state| End::of(&self.world(namespace), &[]).state == *state)
         };
         let ended = self
             .come_to_rest(tap, &mut crashes, &mut life, &mut term, (&begin, &is_there))
             .await;
         let writes = tap.writes();
-        if let Err(error) = life.end().await {
-            outcome.violations.push(Violation {
-                rule: 16,
-                what: format!("{error:#}"),
-            });
+        if life.scrape().contains(HUSH) {
+            outcome.break_rule(safety(15), "the metrics have a secret in them".to_owned());
+        }
+        // One that is stuck because the plan let it crash has not panicked.
+        if let Err(error) = life.end().await
+            && !crashes.has_changed().unwrap_or(true)
+        {
+            outcome.break_rule(safety(16), format!("{error:#}"));
         }
         let history = self.observer.history(namespace.name());
         self.observer.forget(namespace.name());
-        outcome.violations.extend(check::check(
-            &history,
-            &writes,
-            &STEPS,
-            process::limits().drain.duration(),
-        ));
-        let times = driven?;
+        let course = Course {
+            history: &history,
+            writes: &writes,
+            told: &tap.source().told(),
+            steps: &STEPS,
+            drain: process::limits().drain.duration(),
+        };
+        outcome.violations.extend(course.check());
         if let Err(error) = ended {
-            outcome.violations.push(Violation {
-                rule: 11,
-                what: format!("{error:#}"),
-            });
+            outcome.break_rule(safety(11), format!("{error:#}"));
         }
-        outcome.way_back = way_back(&history, &times);
+        let times = match driven {
+            Ok(times) => times,
+            Err(error) => {
+                let rule = match plan.workload {
+                    Workload::Deletion => liveness(5),
+                    _ => liveness(1),
+                };
+                outcome.break_rule(rule, format!("{error:#}"));
+                return Ok(());
+            }
+        };
+        if let Some(aborted) = times.aborted {
+            outcome.answer = first_fall(&history, aborted);
+            outcome.way_back = way_back(&history, aborted);
+            let bound = AT_ONCE + plan.faults.iter().map(|fault| fault.kind.lasts()).sum::<Duration>();
+            if outcome.answer.is_none_or(|answer| answer > bound) {
+                let answer = outcome.answer;
+                outcome.break_rule(
+                    liveness(2),
+                    format!("the first write after the abort came after {answer:?}, and {bound:?} is the most"),
+                );
+            }
+        }
         let mut world = World::default();
         for version in &history {
             world.take(version);
@@ -365,40 +431,69 @@ fn slack(faults: &[Fault]) -> usize {
     faults
         .iter()
         .map(|fault| match fault.kind {
+            // As many lives as there were.
+            Kind::CrashEvery(_) => usize::MAX / 2,
             kind if kind.ends_the_process() => 3,
-            Kind::Answer(_) | Kind::SourceDown(_) | Kind::StaleWatches(_) => 4,
+            Kind::Answer(_) | Kind::Source(..) | Kind::Stale(..) | Kind::HalfOpen(_) => 4,
             _ => 2,
         })
-        .sum()
+        .fold(0, usize::saturating_add)
+}
+
+/// The versions of the route that were stored after this moment.
+fn routes_after(history: &[Version], moment: Timestamp) -> impl Iterator<Item = (Timestamp, &Value)> {
+    history
+        .iter()
+        .filter(move |version| version.kind == "HTTPRoute" && version.at > moment)
+        .filter_map(|version| Some((version.at, version.object.as_deref()?)))
+}
+
+/// From the abort to the first weight of the canary that is lower than the one before it.
+fn first_fall(history: &[Version], aborted: Timestamp) -> Option<Duration> {
+    let before = history
+        .iter()
+        .rev()
+        .find(|version| version.kind == "HTTPRoute" && version.at <= aborted)?;
+    let before = canary_weight(before.object.as_deref()?);
+    let (at, _) = routes_after(history, aborted).find(|(_, route)| canary_weight(route) < before)?;
+    Some(at.duration_since(aborted).unsigned_abs())
 }
 
 /// From the abort to the weight 0 that every parent has accepted.
-fn way_back(history: &[Version], times: &Times) -> Option<Duration> {
-    let aborted = times.aborted?;
-    let is_back = |version: &&Version| {
-        let Some(route) = version
-            .object
-            .as_ref()
-            .filter(|_| version.kind == "HTTPRoute" && version.at > aborted)
-        else {
-            return false;
-        };
+fn way_back(history: &[Version], aborted: Timestamp) -> Option<Duration> {
+    let is_back = |route: &Value| {
         let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
         let seen = route
             .pointer("/status/parents/0/conditions/0/observedGeneration")
             .and_then(Value::as_i64);
         canary_weight(route) == 0 && seen == generation
     };
-    let back: Timestamp = history.iter().find(is_back)?.at;
-    Some(back.duration_since(aborted).unsigned_abs())
+    let (at, _) = routes_after(history, aborted).find(|(_, route)| is_back(route))?;
+    Some(at.duration_since(aborted).unsigned_abs())
 }
 
 /// Ends a task with its test.
-struct AbortOnDrop(tokio::task::AbortHandle);
+struct AbortOnDrop(tokio::task::JoinHandle<Result<()>>);
+
+impl AbortOnDrop {
+    /// What it came to, once it has ended.
+    async fn join(mut self) -> Result<Result<()>> {
+        Ok((&mut self.0).await?)
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Whatever becomes of a course, no request of its operator leaves afterwards.
+struct EndOfLife(Arc<Tap>);
+
+impl Drop for EndOfLife {
+    fn drop(&mut self) {
+        self.0.end_life();
     }
 }
 

@@ -4,11 +4,19 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::check::HUSH;
 use crate::cluster::Namespace;
 use crate::shop::NAME;
 
 /// The weights of the steps.
 pub const STEPS: [i64; 2] = [30, 100];
+/// The name of the Rollout that comes too late.
+pub const RIVAL: &str = "rival";
+
+/// What no status, Event or log of a namespace may say.
+pub fn secret(namespace: &str) -> String {
+    format!("{HUSH}{namespace}")
+}
 
 /// What the user applies, and the Rollout; its first step asks for an approval where somebody is to do something there.
 pub fn manifests(namespace: &Namespace, waits: bool) -> (Vec<serde_json::Value>, serde_json::Value) {
@@ -17,7 +25,11 @@ pub fn manifests(namespace: &Namespace, waits: bool) -> (Vec<serde_json::Value>,
         *first = json!({"weight": STEPS[0], "approval": "Required"});
     }
     let application = vec![
-        deployment("v1"),
+        deployment(namespace, "v1"),
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": NAME},
+            "stringData": {"password": secret(namespace.name())},
+        }),
         json!({
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": NAME},
             "spec": {"selector": {"app": NAME}, "ports": [{"name": "http", "port": 80, "targetPort": "http"}]},
@@ -31,20 +43,28 @@ pub fn manifests(namespace: &Namespace, waits: bool) -> (Vec<serde_json::Value>,
             },
         }),
     ];
-    let rollout = json!({
-        "apiVersion": "stepgate.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": NAME},
+    (application, rollout(NAME, &json!(steps)))
+}
+
+/// Another Rollout that asks for the same Deployment and route.
+pub fn rival() -> serde_json::Value {
+    rollout(RIVAL, &json!([{"weight": 100}]))
+}
+
+fn rollout(name: &str, steps: &serde_json::Value) -> serde_json::Value {
+    json!({
+        "apiVersion": "stepgate.dev/v1alpha1", "kind": "Rollout", "metadata": {"name": name},
         "spec": {
             "workload": {"name": NAME},
             "traffic": {"routes": [{"name": NAME}]},
             "steps": steps,
             "analysis": {"provider": "pods"},
         },
-    });
-    (application, rollout)
+    })
 }
 
 /// The Deployment at a version.
-pub fn deployment(version: &str) -> serde_json::Value {
+pub fn deployment(namespace: &Namespace, version: &str) -> serde_json::Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": NAME},
         "spec": {
@@ -60,6 +80,7 @@ pub fn deployment(version: &str) -> serde_json::Value {
                         "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 1},
                         "env": [
                             {"name": "VERSION", "value": version},
+                            {"name": "PASSWORD", "value": secret(namespace.name())},
                             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
                         ],
                     }],
@@ -84,7 +105,12 @@ pub async fn apply(namespace: &Namespace, object: &serde_json::Value) -> Result<
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, text("kind")));
     let api: kube::Api<DynamicObject> =
         kube::Api::namespaced_with(namespace.cluster().client(), namespace.name(), &kind);
-    api.patch(NAME, &PatchParams::apply("user").force(), &Patch::Apply(object))
-        .await?;
+    let name = object.pointer("/metadata/name").and_then(serde_json::Value::as_str);
+    api.patch(
+        name.unwrap_or(NAME),
+        &PatchParams::apply("user").force(),
+        &Patch::Apply(object),
+    )
+    .await?;
     Ok(())
 }

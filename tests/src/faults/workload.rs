@@ -36,16 +36,19 @@ pub enum Workload {
     NewTemplate,
     /// The Rollout is deleted at the first step.
     Deletion,
+    /// A good version goes through while another Rollout asks for the same Deployment and route.
+    Rival,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Promote,
         Self::Rollback,
         Self::Abort,
         Self::NewTemplate,
         Self::Deletion,
+        Self::Rival,
     ];
 
     fn word(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Workload {
             Self::Abort => "abort",
             Self::NewTemplate => "new-template",
             Self::Deletion => "deletion",
+            Self::Rival => "rival",
         }
     }
 
@@ -96,9 +100,13 @@ pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -
     serves(namespace).await?;
     site::apply(namespace, &rollout).await?;
     reach(namespace, "Healthy", |status| status.phase == Some(Phase::Healthy)).await?;
-    site::apply(namespace, &site::deployment("v2")).await?;
+    if workload == Workload::Rival {
+        site::apply(namespace, &site::rival()).await?;
+        refused(namespace).await?;
+    }
+    site::apply(namespace, &site::deployment(namespace, "v2")).await?;
     match workload {
-        Workload::Promote => {}
+        Workload::Promote | Workload::Rival => {}
         Workload::Rollback => {
             reach(namespace, "the first weight", in_force).await?;
             source.turn_bad();
@@ -115,7 +123,7 @@ pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -
         Workload::NewTemplate => {
             let first = reach(namespace, "Paused", is_paused).await?;
             let first = first.run.map(|run| run.id);
-            site::apply(namespace, &site::deployment("v3")).await?;
+            site::apply(namespace, &site::deployment(namespace, "v3")).await?;
             reach(namespace, "the newer version's pause", |status| {
                 is_paused(status) && status.run.as_ref().map(|run| run.id.clone()) != first
             })
@@ -215,6 +223,24 @@ async fn gone(namespace: &Namespace) -> Result<()> {
                 status.phase,
                 status.message.as_deref().unwrap_or_default()
             )),
+        })
+    })
+    .await
+}
+
+/// Waits until the rival knows that it came too late.
+async fn refused(namespace: &Namespace) -> Result<()> {
+    let rollouts: Api<Rollout> = namespace.api();
+    until("the rival's refusal", BOUND, async || {
+        let status = rollouts.get(site::RIVAL).await?.status.unwrap_or_default();
+        let is_refused = status
+            .conditions
+            .iter()
+            .any(|condition| condition.reason == "WorkloadTaken");
+        Ok(if is_refused {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(status.message.unwrap_or_default())
         })
     })
     .await

@@ -49,6 +49,8 @@ pub(crate) enum Action {
     Ask(Ask),
     /// Let the held Deployment roll at once, unjudged. Works while the operator is away or uninstalled.
     Release(ReleaseArguments),
+    /// Judge counts from a file as the operator would have, interval by interval. Needs no cluster.
+    Replay(ReplayArguments),
 }
 
 /// The subcommands that the operator carries out.
@@ -133,7 +135,21 @@ pub(crate) struct ReleaseArguments {
     pub(crate) name: String,
 }
 
-/// Formats of `status`.
+/// What to replay.
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArguments {
+    /// A JSON document of counts, such as tests/vectors/eprocess.json; `-` for standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) counts: PathBuf,
+    /// How long an interval takes: what lasts too long is told by it.
+    #[arg(long, value_name = "SPAN", default_value = "30s")]
+    pub(crate) interval: Span,
+    /// Print the same document with evidence and verdicts filled in.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Output>,
+}
+
+/// Formats of `status` and `replay`.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum Output {
     /// JSON, with every field.

@@ -1,27 +1,31 @@
 //! `kubectl stepgate`: shows rollouts, and passes a person's commands to the operator.
 //!
 //! It decides nothing about traffic and writes nothing but one annotation on a Rollout; what becomes of it, the operator says in
-//! `status.command`. `release` alone needs no operator: it lets a held Deployment go. Exit code 0: done; 1: refused or failed; 2: wrong
-//! usage; 3: the operator did not answer in time.
+//! `status.command`. `release` needs no operator: it lets a held Deployment go. `replay` needs no cluster: it judges a file of counts.
+//! Exit code 0: done; 1: refused or failed; 2: wrong usage; 3: the operator did not answer in time.
 
 mod args;
 mod command;
 mod connect;
 mod figures;
 mod release;
+mod replay;
 mod send;
 mod status;
 mod table;
 
-use std::io::{self, Write};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use kube::api::{DynamicObject, ListParams};
+use stepgate_core::state::interval_seconds;
 use stepgate_crds::units::Timestamp;
 
-use args::{Action, Arguments, Output, StatusArguments};
+use args::{Action, Arguments, Output, ReplayArguments, StatusArguments};
 use connect::Connection;
 use send::Answer;
 
@@ -39,16 +43,26 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let connection = Connection::open(&arguments.target).await?;
+    let connect = Connection::open(&arguments.target);
     let answer = match &arguments.action {
-        Action::Status(wanted) => {
-            show(&connection, wanted).await?;
+        Action::Replay(wanted) => {
+            replay(wanted)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Action::Release(wanted) => release::release(&connection, &wanted.name).await?,
+        Action::Status(wanted) => {
+            show(&connect.await?, wanted).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Release(wanted) => release::release(&connect.await?, &wanted.name).await?,
         Action::Ask(ask) => {
             let (request, wanted) = ask.request();
-            send::send(&connection, request, args::bare(&wanted.name), wanted.wait.duration()).await?
+            send::send(
+                &connect.await?,
+                request,
+                args::bare(&wanted.name),
+                wanted.wait.duration(),
+            )
+            .await?
         }
     };
     match answer {
@@ -65,6 +79,23 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
             Ok(ExitCode::from(3))
         }
     }
+}
+
+fn replay(wanted: &ReplayArguments) -> Result<()> {
+    let name = wanted.counts.display().to_string();
+    let text = if wanted.counts == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(&wanted.counts)
+    };
+    let text =
+        text.with_context(|| format!("{name}: cannot be read; give --counts a file of JSON that you may read"))?;
+    let replay = replay::replay(&text, &name, interval_seconds(wanted.interval))?;
+    say(&match wanted.output {
+        Some(Output::Json) => replay.json()?,
+        None => replay.text(),
+    })
 }
 
 async fn show(connection: &Connection, wanted: &StatusArguments) -> Result<()> {

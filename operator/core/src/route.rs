@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub use acceptance::{parent_key, pending};
-pub use marks::{is_mark_of_run, mark, mark_prefix, own_mark};
+pub use marks::{is_mark_of_run, later_intent, mark, mark_prefix, own_mark};
 pub use reference::{find_ref, service_of, weight};
 
 use marks::others_marks;

@@ -29,6 +29,7 @@ mod decisions {
     mod ends;
     mod golden;
     mod invariants;
+    mod late;
     mod lives;
     mod mishaps;
     mod parents;

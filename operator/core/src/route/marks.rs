@@ -39,3 +39,10 @@ fn rollout_of(mark: &str) -> &str {
 pub fn is_mark_of_run(mark: &str, run: &Run) -> bool {
     mark.rsplit_once('.').is_some_and(|(id, _)| id == run.id)
 }
+
+/// The intent that a mark of this run speaks of, where it is a later one than the run's.
+pub fn later_intent(mark: &str, run: &Run) -> Option<i32> {
+    let (id, intent) = mark.rsplit_once('.')?;
+    let intent: i32 = intent.parse().ok()?;
+    (id == run.id && intent > run.seq && intent < i32::MAX).then_some(intent)
+}

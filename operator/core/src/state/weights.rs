@@ -170,6 +170,15 @@ impl<'a> Pass<'a> {
         if off.is_empty() {
             return None;
         }
+        // A later intent was written than the one committed here: this status is read late, or an old one was put back. The first is
+        // refused by the Rollout's resourceVersion, and no write of an old intent follows a newer one's.
+        if let Some(later) = self.later_intent() {
+            let run = Run {
+                seq: later.saturating_add(1),
+                ..self.run.clone()
+            };
+            return Some(Plan::Commit(Box::new(self.with(run))));
+        }
         if !self.is_on_the_way_back() {
             let original: Vec<_> = self
                 .routes()
@@ -235,6 +244,13 @@ impl<'a> Pass<'a> {
         } else {
             Plan::Act(effects)
         })
+    }
+
+    /// The latest intent of this run that any route is marked with, where it is later than the committed one.
+    fn later_intent(&self) -> Option<i32> {
+        let mark = route::mark(self.run);
+        let marks = self.routes().filter_map(|view| route::own_mark(view, &mark));
+        marks.filter_map(|own| route::later_intent(own, self.run)).max()
     }
 
     /// Whether any route refers to the canary: a gateway that had forgotten it answers for it itself until it knows its pods again.

@@ -13,6 +13,8 @@ versions := $(shell sed -n 's/^HELM=/helm-/p' tests/cluster/versions.env)
 helm := $(cache)/$(versions)/helm
 deny_version := 0.20.2
 deny := $(cache)/cargo-deny-$(deny_version)/bin/cargo-deny
+mutants_version := 27.1.0
+mutants := $(cache)/cargo-mutants-$(mutants_version)/bin/cargo-mutants
 chart := charts/stepgate
 
 # The demo application is linked statically, as small images have it; what it rests on is built as for all others.
@@ -104,6 +106,21 @@ faults: cluster-programs build ## run fault plans on a real cluster; PLANS=N for
 fuzz: ## fuzz each parser with 1,000,000 inputs and decisions with 20,000 hostile worlds, others each time
 	STEPGATE_FUZZ_CASES=$${STEPGATE_FUZZ_CASES:-1000000} cargo test --offline -p stepgate --test fuzz
 	STEPGATE_FUZZ_CASES=$${HOSTILE_CASES:-20000} cargo test --offline -p stepgate --test hostile
+
+.PHONY: mutants
+# The slow tests are few and long: a change that survives the others is tried on them by ALL_TESTS=1. What is no verdict needs but
+# TESTS="--test next".
+mutants: $(mutants) ## change the core in small ways, one at a time, to see that a test fails (hours); FILE=operator/core/src/side.rs or SHARD=1/8
+	@echo "mutants: each change is built and tested, nearly 2,000 in all; the result is in target/mutants/mutants.out"
+	@mkdir -p target/mutants
+	CARGO_TARGET_DIR="$(abspath target/mutants/build)" $(mutants) mutants --package stepgate-core --output target/mutants --jobs 1 \
+	  $(if $(FILE),--file $(FILE)) $(if $(SHARD),--shard $(SHARD)) \
+	  -- $(or $(TESTS),--lib --test next --test vectors) -- --skip exhaustive --skip invariants $(if $(ALL_TESTS),,--skip behaviour --skip crashes)
+
+# Into the cache, as cargo-deny is.
+$(mutants):
+	@echo "mutants: cargo-mutants $(mutants_version): not in the cache, about 3 minutes on two cores, once ..."
+	cargo install cargo-mutants --version $(mutants_version) --locked --quiet --root $(cache)/cargo-mutants-$(mutants_version)
 
 .PHONY: cluster
 cluster: cluster-programs build ## a shell with the local cluster's kubeconfig; the cluster ends with the shell

@@ -2,7 +2,8 @@
 //! controller, a gateway, endpoints and counts that follow a script.
 //!
 //! `lives`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants` does all of
-//! it at random, `exhaustive` every interleaving of a small instance; each write of each of them is checked against the safety rules (`fixtures::checker`), which `rules` breaks one by one.
+//! it at random, `exhaustive` searches every interleaving of a small one; each write of each of them is checked against the safety rules
+//! (`fixtures::checker`), which `rules` breaks one by one. `late` is about a status that is read late.
 //! `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`, `rest`, `preflight`
 //! and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
 

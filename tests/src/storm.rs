@@ -17,6 +17,7 @@ use crate::operator::install_chart;
 use crate::scene::busy::{Busy, Judged, Tally};
 use crate::shop::{self, NAME, Shop};
 
+pub mod authors;
 pub mod many;
 
 /// The weights of a run's steps where nothing else is said.
@@ -135,7 +136,7 @@ impl Storm {
         let namespace = self.busy.scene.namespace.name().to_owned();
         let status = self.busy.scene.record.last_status().unwrap_or_default();
         let times = acted.as_ref().copied().unwrap_or_default();
-        let history = self.observer.history(&namespace);
+        let history = authors::told_apart(self.observer.history(&namespace));
         let broken = check_stored(&history, &STEPS, DRAIN);
         let played = acted.and_then(|_| {
             ensure!(broken.is_empty(), "{what}: {broken:#?}");

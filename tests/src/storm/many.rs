@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
 
+use super::authors::told_apart;
 use super::{DRAIN, STEPS, judged};
 use crate::cluster::{Cluster, Namespace, Prometheus};
 use crate::faults::check::{Violation, check_stored};
@@ -133,7 +134,7 @@ impl Many {
 
     /// What is wrong with the stored versions of each, and how many there were.
     pub fn broken(&self) -> (usize, Vec<(String, Violation)>) {
-        let history = self.observer.history(self.namespace.name());
+        let history = told_apart(self.observer.history(self.namespace.name()));
         let (mut seen, mut broken) = (0, Vec::new());
         for name in &self.names {
             let own: Vec<Version> = history

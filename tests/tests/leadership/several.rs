@@ -13,6 +13,7 @@ use stepgate_tests::faults::observer::Observer;
 use stepgate_tests::operator::{Operator, OperatorOptions, SYSTEM, install_chart};
 use stepgate_tests::scene::Scene;
 use stepgate_tests::shop::{self, NAME, Shop};
+use stepgate_tests::storm::authors::told_apart;
 use stepgate_tests::until::{Seen, until};
 
 /// How long a leader is believed to lead after its last sign of life.
@@ -152,7 +153,7 @@ impl Several {
     /// No stored version broke a rule.
     pub(super) fn ensure_safe(&self) -> Result<()> {
         let namespace = self.scene.namespace.name();
-        let history = self.observer.history(namespace);
+        let history = told_apart(self.observer.history(namespace));
         let broken = check_stored(&history, &STEPS, self.drain);
         println!(
             "{namespace}: {} of {} stored versions broke a rule",

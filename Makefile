@@ -99,8 +99,8 @@ bench: cluster-programs build ## print figures: sample to decision to weight 0, 
 	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget --test policy_cost -- --nocapture
 
 .PHONY: faults
-faults: cluster-programs build ## run fault plans on a real cluster; PLANS=N for about so many, SEED=S for others by chance, PLAN=P for one
-	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(PLANS),--plans $(PLANS)) $(if $(SEED),--seed $(SEED) --random 200))
+faults: cluster-programs build ## run 1,000 fault plans and 200 pairs by chance on a real cluster (20 minutes); PLANS=N or all, SEED=S, PLAN=P for one
+	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(filter all,$(PLANS)),,--plans $(or $(PLANS),1000)) --seed $(or $(SEED),1) --random 200)
 
 .PHONY: fuzz
 fuzz: ## fuzz each parser with 1,000,000 inputs and decisions with 20,000 hostile worlds, others each time

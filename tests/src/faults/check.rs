@@ -126,8 +126,8 @@ struct Checker<'a> {
     original: Option<Vec<Weights>>,
     /// What was folded so far.
     folded: Folded,
-    /// Every run that there was.
-    runs: BTreeSet<String>,
+    /// Every run that there was, and how often it went through its steps again after a retreat.
+    runs: BTreeMap<String, usize>,
     /// Every Event of ours, by name.
     events: BTreeSet<String>,
 }
@@ -143,7 +143,7 @@ impl<'a> Checker<'a> {
             seqs: BTreeMap::new(),
             original: None,
             folded: Folded::default(),
-            runs: BTreeSet::new(),
+            runs: BTreeMap::new(),
             events: BTreeSet::new(),
         }
     }
@@ -294,7 +294,8 @@ impl<'a> Checker<'a> {
     }
 
     fn count_events(&mut self) {
-        let most = self.runs.len().max(1) * (self.course.steps.len() + 6);
+        let courses: usize = self.runs.values().map(|again| again + 1).sum();
+        let most = courses.max(1) * (self.course.steps.len() + 6);
         if self.events.len() > most {
             let what = format!(
                 "{} Events in {} runs: {:?}",

@@ -19,7 +19,8 @@ impl Checker<'_> {
             self.broken(safety(17), format!("a status of {size} bytes"));
         }
         if let Some(run) = &after.run {
-            self.runs.insert(run.id.clone());
+            let again = usize::try_from(run.retreats.all).unwrap_or(0);
+            self.runs.insert(run.id.clone(), again);
             self.folds(run);
         }
         if let (Some(old), Some(new)) = (&before.run, &after.run)

@@ -9,7 +9,10 @@ use stepgate_crds::{
     units::Timestamp,
 };
 
-use crate::fixtures::world::{Moment, world};
+use crate::fixtures::{
+    simulator::Simulator,
+    world::{Moment, world},
+};
 
 #[track_caller]
 fn rolls_back(moment: &Moment, reason: &str) {
@@ -29,6 +32,19 @@ fn rolls_back(moment: &Moment, reason: &str) {
     }
     assert_eq!(status.phase, Some(Phase::RollingBack));
     assert!(status.note.unwrap().warning);
+}
+
+#[test]
+fn a_canary_that_waits_for_stable_says_how_to_let_its_version_roll_at_once() {
+    let mut simulator = Simulator::adopted(&json!({}));
+    simulator.ship("v2");
+    simulator.cluster.weather.broken.push("v1".to_owned());
+    simulator.until("a canary that waits for stable", 120, |simulator| {
+        let message = simulator.status().message.unwrap_or_default();
+        message.ends_with(
+            "kubectl annotate deployment checkout -n shop stepgate.dev/hold=released --overwrite && kubectl rollout resume deployment checkout -n shop",
+        )
+    });
 }
 
 #[test]

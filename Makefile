@@ -98,6 +98,10 @@ demo-stop: ## end a demo that KEEP=1 left running
 bench: cluster-programs build ## print figures: sample to decision to weight 0, requests of a rollout and at rest, cost of the hold (8 minutes)
 	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget --test policy_cost -- --nocapture
 
+.PHONY: calibrate
+calibrate: ## measure the verdict on simulated rollouts beside thresholds, and put the figures into docs/analysis.md (10 minutes); SEED=S for others
+	cargo run --quiet -p stepgate-calibrate --bin calibrate -- --docs docs $(if $(SEED),--seed $(SEED))
+
 .PHONY: faults
 faults: cluster-programs build ## run 1,000 fault plans and 200 pairs by chance on a real cluster (20 minutes); PLANS=N or all, SEED=S, PLAN=P for one
 	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(filter all,$(PLANS)),,--plans $(or $(PLANS),1000)) --seed $(or $(SEED),1) --random 200)

@@ -5,6 +5,7 @@
 //! its expected figures are in `docs/analysis.md`. It never decides about bake, approval or deadlines: that is its caller's.
 
 mod decide;
+pub mod dispersion;
 pub mod eprocess;
 mod explain;
 mod fold;

@@ -2,15 +2,15 @@
 //!
 //! Reads evidence only. An interval that could not be read holds a pass back, and never hides a failure of another metric.
 
-use stepgate_crds::evidence::{Evidence, MetricEvidence, Recent, Tally};
+use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally};
 
-use super::eprocess::{ln_e_pass, ln_e_share, within};
+use super::eprocess::{ln_e_share, ln_tail_over, pass_test, within};
 use super::observation::{Arm, as_f64};
 use super::process::{self, Begun, plus};
 use super::reason::{HoldReason, RetreatCause, Rule, Verdict};
 use super::settings::{
     IDLE_SECONDS, INCONSISTENT, MISSED_REQUESTS, MetricSettings, SHARE_ALPHA, SHARED_FAULT_SECONDS, SILENT_INTERVALS,
-    Settings, TRIPWIRE_SHARE, TRIPWIRE_STABLE,
+    Settings, TRIPWIRE_SHARE, TRIPWIRE_STABLE, WORSE_ALPHA,
 };
 use super::{Moment, Restarts};
 
@@ -111,7 +111,7 @@ impl Case<'_> {
             .into_iter()
             .find_map(|(canary, stable)| {
                 let stable_is_well = stable.requests == 0 || share(stable) < TRIPWIRE_STABLE;
-                let trips = canary.bad >= self.settings.overwhelming_bad && share(canary) >= TRIPWIRE_SHARE;
+                let trips = canary.bad >= self.settings.overwhelming_bad() && share(canary) >= TRIPWIRE_SHARE;
                 (trips && stable_is_well).then(|| Rule::Tripwire {
                     metric: self.name(),
                     canary: canary.into(),
@@ -122,11 +122,13 @@ impl Case<'_> {
 
     fn absolute(&self) -> Option<Rule> {
         let mean = process::mean_absolute(&self.kept.processes, self.begun, self.settings, self.metric);
-        let window = mean.loudest?.absolute;
+        let loudest = mean.loudest?;
+        let window = loudest.absolute;
         let fails = mean.ln_e >= self.settings.threshold_fail()
             && self.enough_bad(window.canary, window.intervals_with_bad)
             && share(window.canary) > self.metric.max()
-            && self.kept.stable_over_since.is_none();
+            && self.kept.stable_over_since.is_none()
+            && self.looks_worse_than_stable(loudest);
         fails.then(|| Rule::Absolute {
             metric: self.name(),
             canary: window.canary.into(),
@@ -134,6 +136,20 @@ impl Case<'_> {
             evidence: mean.ln_e,
             threshold: self.settings.threshold_fail(),
         })
+    }
+
+    /// While stable has traffic, max alone takes no version back that looks no worse than it: what both suffer from shows on the
+    /// canary first as often as on stable.
+    fn looks_worse_than_stable(&self, process: &Process) -> bool {
+        let (canary, stable) = self.recent();
+        let all = canary.requests + stable.requests;
+        if self.moment.promoting || self.weight() >= 1.0 || stable.requests <= 0.0 {
+            return true;
+        }
+        // There are two ways to look worse, and each has half of the chance.
+        let threshold = (2.0 / WORSE_ALPHA).ln();
+        let lately = ln_tail_over(canary.bad + stable.bad, canary.bad, canary.requests / all);
+        lately / self.settings.phi() >= threshold || process::ln_relative(process, self.settings) >= threshold
     }
 
     fn relative(&self) -> Option<Rule> {
@@ -156,7 +172,8 @@ impl Case<'_> {
     }
 
     fn enough_bad(&self, canary: Tally, intervals_with_bad: u64) -> bool {
-        canary.bad >= self.settings.min_bad && (intervals_with_bad >= 2 || canary.bad >= self.settings.overwhelming_bad)
+        canary.bad >= self.settings.min_bad
+            && (intervals_with_bad >= 2 || canary.bad >= self.settings.overwhelming_bad())
     }
 
     fn silent(&self) -> Option<RetreatCause> {
@@ -252,13 +269,9 @@ impl Case<'_> {
     fn insufficient(&self) -> Option<HoldReason> {
         let Tally { requests: have, bad } = self.kept.step.canary;
         let (requests, bad) = (as_f64(have), as_f64(bad));
+        let test = pass_test(self.metric.max());
         let passes = |more: f64, share: f64| {
-            let ln_e = ln_e_pass(
-                requests + more,
-                bad + more * share,
-                self.metric.max(),
-                self.settings.phi(),
-            );
+            let ln_e = test.ln_e(requests + more, bad + more * share, self.settings.phi());
             ln_e >= self.settings.threshold_pass()
         };
         if passes(0.0, 0.0) {

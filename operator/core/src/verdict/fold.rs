@@ -5,7 +5,7 @@
 use stepgate_crds::evidence::{Evidence, MetricEvidence, ProcessKind, Recent, StepTotals, Tally, Tripwire};
 
 use super::Moment;
-use super::eprocess::{ln_chernoff_over, within};
+use super::eprocess::{ln_tail_over, within};
 use super::observation::{Interval, Reading, as_f64};
 use super::process::{self, Begun, plus};
 use super::settings::{MetricSettings, RECENT, STABLE_OVER_ALPHA, Settings};
@@ -228,7 +228,7 @@ fn over_max(
     let mut sum = Tally::default();
     recent.iter().rev().any(|one| {
         sum = plus(sum, version(one));
-        let strength = ln_chernoff_over(as_f64(sum.requests), as_f64(sum.bad), metric.max()) / settings.phi();
+        let strength = ln_tail_over(as_f64(sum.requests), as_f64(sum.bad), metric.max()) / settings.phi();
         sum.bad >= settings.min_bad && strength >= threshold
     })
 }

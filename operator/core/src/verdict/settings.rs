@@ -28,6 +28,8 @@ pub const TRIPWIRE_STABLE: f64 = 0.1;
 pub const RECENT: usize = 10;
 /// Confidence with which stable must be over max before it is taken to be.
 pub const STABLE_OVER_ALPHA: f64 = 0.05;
+/// Chance that a canary looks worse than a stable that is as bad, where max alone speaks against it.
+pub const WORSE_ALPHA: f64 = 0.01;
 /// A shared fault of this length retreats, in seconds.
 pub const SHARED_FAULT_SECONDS: i64 = 600;
 /// So many canary requests must be missing before their absence means something.
@@ -124,6 +126,19 @@ impl Settings {
     #[must_use]
     pub fn threshold_pass(&self) -> f64 {
         (1.0 / within(self.beta, 1e-12, 1.0)).ln()
+    }
+
+    /// So many bad requests say something alone, at this φ: [`Settings::overwhelming_bad`] up to the default φ, and as many times more
+    /// where bad requests are known to come in larger clumps, since a single clump is one event.
+    pub(super) fn overwhelming_bad(&self) -> u64 {
+        let more = within(self.phi / PHI, 1.0, 1e6) * 1_000.0;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a thousand to a thousand million"
+        )]
+        let thousandths = more as u64;
+        self.overwhelming_bad.saturating_mul(thousandths).div_ceil(1_000)
     }
 
     pub(super) fn phi(&self) -> f64 {

@@ -1,9 +1,11 @@
 //! What the verdict promises, case by case; beside it `course` (over time), `memory` (what is kept),
-//! `properties` (what holds always) and `simulation` (how fast and how safe).
+//! `properties` (what holds always), `shared` (what both versions suffer from, and what comes in clumps) and `simulation` (how fast and
+//! how safe).
 
 mod course;
 mod memory;
 mod properties;
+mod shared;
 mod simulation;
 
 use stepgate_crds::evidence::Evidence;

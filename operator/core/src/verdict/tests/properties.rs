@@ -92,6 +92,28 @@ fn the_share_check_is_at_most_one_on_average_within_half_and_one_and_a_half_of_t
     }
 }
 
+#[test]
+fn the_bound_on_a_binomial_tail_is_never_too_small_and_near() {
+    let exact = |n: u64, bad: u64, max: f64| (bad..=n).map(|more| binomial(n, more, max)).sum::<f64>();
+    for (n, bad, max) in [
+        (75, 3, 0.01),
+        (10, 1, 0.01),
+        (1000, 20, 0.01),
+        (40, 40, 0.3),
+        (40, 39, 0.3),
+        (300, 5, 0.005),
+        (60, 40, 0.5),
+    ] {
+        let count = |value: u64| f64::from(u32::try_from(value).unwrap());
+        let (bound, exact) = ((-ln_tail_over(count(n), count(bad), max)).exp(), exact(n, bad, max));
+        assert!(
+            bound >= exact * (1.0 - 1e-9) && bound <= 1.1 * exact,
+            "{bad} of {n} at {max}: {bound} for {exact}"
+        );
+    }
+    assert!(ln_tail_over(100.0, 1.0, 0.01).abs() < 1e-12 && ln_tail_over(0.0, 0.0, 0.01).abs() < 1e-12);
+}
+
 /// The published numbers of the pass gate (analysis.md, section 4).
 #[test]
 fn the_pass_gate_takes_as_many_requests_as_published() {

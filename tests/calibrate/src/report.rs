@@ -85,7 +85,7 @@ fn rows(cells: &[Cell], wanted: impl Fn(&Scenario) -> bool) -> Vec<(&Scenario, T
     for cell in cells.iter().filter(|cell| wanted(cell.scenario)) {
         match rows.last_mut() {
             Some((scenario, tool, found)) if *scenario == cell.scenario && *tool == cell.tool => {
-                found.push(&cell.found)
+                found.push(&cell.found);
             }
             _ => rows.push((cell.scenario, cell.tool, vec![&cell.found])),
         }
@@ -94,7 +94,9 @@ fn rows(cells: &[Cell], wanted: impl Fn(&Scenario) -> bool) -> Vec<(&Scenario, T
 }
 
 fn add(text: &mut String, cells: &[String]) {
-    text.push_str(&format!("| {} |\n", cells.join(" | ")));
+    *text += "| ";
+    *text += &cells.join(" | ");
+    *text += " |\n";
 }
 
 fn by_rate(found: &[&Summary], of: impl Fn(&Summary) -> String) -> String {

@@ -24,7 +24,7 @@ fn cell(name: &str, rate: f64, tool: Tool, runs: u64) -> Cell {
     }
 }
 
-fn service<'a>(scenario: &'a Scenario, rate: f64) -> Service<'a> {
+fn service(scenario: &Scenario, rate: f64) -> Service<'_> {
     Service::new(scenario, rate, 3, Pcg64Mcg::new(7))
 }
 

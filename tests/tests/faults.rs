@@ -12,7 +12,7 @@ use stepgate_tests::faults::{generate, report};
 use tokio::sync::Mutex;
 
 /// About so many plans of one fault.
-const PLANS: usize = 290;
+const PLANS: usize = 250;
 /// How many run at once.
 const AT_ONCE: usize = 24;
 /// Each of these tests keeps the machine busy by itself.

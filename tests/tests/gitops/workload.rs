@@ -90,6 +90,8 @@ async fn a_failed_version_applied_again_and_again_is_held_without_a_write() -> R
             &in_git("v2", None)?,
             Duration::from_secs(2),
         );
+        // The Event of the state itself is written by then.
+        sleep(Duration::from_secs(3)).await;
         let mark = cluster.audit()?;
         sleep(Duration::from_mins(1)).await;
         let any = scene.requests(&mark)?.into_iter().filter(Request::is_write).count();

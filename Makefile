@@ -103,7 +103,7 @@ calibrate: ## measure the verdict on simulated rollouts beside thresholds, and p
 	cargo run --quiet -p stepgate-calibrate --bin calibrate -- --docs docs $(if $(SEED),--seed $(SEED))
 
 .PHONY: faults
-faults: cluster-programs build ## run 1,000 fault plans and 200 pairs by chance on a real cluster (20 minutes); PLANS=N or all, SEED=S, PLAN=P for one
+faults: cluster-programs build ## run 1,000 fault plans and 200 pairs by chance on a real cluster; PLANS=N or all, SEED=S, PLAN=P for one
 	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(filter all,$(PLANS)),,--plans $(or $(PLANS),1000)) --seed $(or $(SEED),1) --random 200)
 
 .PHONY: fuzz

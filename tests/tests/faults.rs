@@ -18,7 +18,10 @@ const AT_ONCE: usize = 24;
 /// Each of these tests keeps the machine busy by itself.
 static ALONE: Mutex<()> = Mutex::const_new(());
 /// Plans that failed once. They stay.
-const FOUND: [&str; 0] = [];
+const FOUND: [&str; 1] = [
+    // Taking a run over was a commit of its own: an operator that ended after each write did nothing else.
+    "new-template,crash-every-1@1",
+];
 
 #[tokio::test]
 async fn every_course_with_a_fault_comes_to_the_same_end_and_breaks_no_rule() -> Result<()> {

@@ -40,9 +40,12 @@ pub fn next(input: &Input<'_>) -> Plan {
 }
 
 fn run_next(input: &Input<'_>, run: &Run, found: &Found) -> Plan {
+    let taken_over = (run.term != input.term).then(|| take_over(input, run, found));
+    let run = taken_over.as_ref().unwrap_or(run);
     let pass = Pass { input, run, found };
-    if let Some(plan) = take_over(&pass) {
-        return plan;
+    if taken_over.is_some() && input.clocks_differ {
+        // What was said of the run still holds: the next decision says otherwise where it does not.
+        return Plan::Commit(Box::new(pass.with(run.clone())));
     }
     if let Some(plan) = ended_from_outside(&pass).or_else(|| recovered(&pass)) {
         return plan;
@@ -81,13 +84,12 @@ fn say_refusal(pass: &Pass<'_>, why: &str) -> Option<Plan> {
     Some(pass.commit(pass.run.clone(), &said, None))
 }
 
-/// A new leader: the time without one does not count for deadlines. Where the leader before had another clock its times mean nothing: what
-/// waits, waits from now on, and what was counted before now is not of this weight.
-fn take_over(pass: &Pass<'_>) -> Option<Plan> {
-    let (input, run) = (pass.input, pass.run);
-    if run.term == input.term {
-        return None;
-    }
+/// The run as a new leader takes it over: the time without one does not count for deadlines. It is committed with what is decided next, so
+/// that a leader that ends after each single write gets on all the same. What a term that has committed nothing took and waited is not known:
+/// then the deadline begins anew. Where the leader before had another clock its times mean nothing: what waits, waits from now on, and what
+/// was counted before now is not of this weight.
+fn take_over(input: &Input<'_>, run: &Run, found: &Found) -> Run {
+    let is_next = run.term.saturating_add(1) == input.term;
     let mut run = Run {
         term: input.term,
         ..run.clone()
@@ -106,12 +108,19 @@ fn take_over(pass: &Pass<'_>) -> Option<Plan> {
     };
     if input.clocks_differ {
         *since = input.now;
-        begin_anew(&pass.first_evidence(), input.now, &mut run);
-    } else if has_deadline {
+        let first = Pass {
+            input,
+            run: &run,
+            found,
+        }
+        .first_evidence();
+        begin_anew(&first, input.now, &mut run);
+    } else if has_deadline && is_next {
         *since = since.after(input.absent).min(input.now);
+    } else if has_deadline {
+        *since = input.now;
     }
-    // What was said of the run still holds: the next decision says otherwise where it does not.
-    Some(Plan::Commit(Box::new(pass.with(run))))
+    run
 }
 
 /// Every other time of a run that something hangs on. What speaks against the version is kept.

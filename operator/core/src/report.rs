@@ -9,8 +9,9 @@ use stepgate_crds::{
 };
 
 use crate::{
-    input::Input,
+    input::{Input, SourceHealth},
     plan::{Plan, Wake},
+    state,
 };
 
 /// Most bytes of a message. It stands in `status` up to seven times, which has at most 4 KiB at rest.
@@ -125,7 +126,8 @@ pub fn note(input: &Input<'_>, warning: bool, reason: &str, text: impl Into<Stri
 }
 
 /// Waits, and writes what changed first where it is worth a write: at once for what a person would want to see, else once in
-/// `Limits::refresh`. `status` is the committed one with the newest numbers.
+/// `Limits::refresh`; that a new leader has taken the run over, as soon as it has read what there is to count. `status` is the committed one
+/// with the newest numbers.
 pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wake) -> Plan {
     let committed = &input.rollout.status;
     let told = say(status, input, said);
@@ -137,7 +139,13 @@ pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wak
         .run
         .as_ref()
         .is_none_or(|run| input.now >= run.refreshed.after(input.limits.calm));
-    let news = told.phase != committed.phase
+    let term = |status: &RolloutStatus| status.run.as_ref().map(|run| run.term);
+    let is_taken_over = term(&told) != term(committed);
+    if is_taken_over && *input.source == SourceHealth::Untried && state::window(input.rollout).is_some() {
+        return Plan::Wait(wake);
+    }
+    let news = is_taken_over
+        || told.phase != committed.phase
         || told.observed_generation != committed.observed_generation
         || condition(&told, "Stalled").map(|c| &c.status) != condition(committed, "Stalled").map(|c| &c.status)
         || (reason(&told) != reason(committed) && said.urgent && calm)

@@ -226,13 +226,8 @@ impl Range {
             left: 0,
             timeline: String::new(),
         };
-        let lived = timeout(BOUND, self.live(&plan, oracle.as_ref(), bug, &mut outcome)).await;
-        match lived {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => outcome.wrong.push(format!("{error:#}")),
-            Err(_) => outcome
-                .wrong
-                .push(format!("it did not end within {} s", BOUND.as_secs())),
+        if let Err(error) = self.live(&plan, oracle.as_ref(), bug, &mut outcome).await {
+            outcome.wrong.push(format!("{error:#}"));
         }
         outcome.took = began.elapsed();
         outcome
@@ -252,9 +247,10 @@ impl Range {
             let task = tokio::spawn(Saboteur::new(client, &namespace, bug).act(Arc::clone(&tap)));
             AbortOnDrop(task)
         });
-        let lived = self
-            .follow(plan, &tap, &source, (&namespace, &served.url), oracle, bug, outcome)
-            .await;
+        let followed = self.follow(plan, &tap, &source, (&namespace, &served.url), oracle, bug, outcome);
+        let lived = timeout(BOUND, followed)
+            .await
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("it did not end within {} s", BOUND.as_secs())));
         let writes = tap.writes();
         outcome.left = tap.left().len();
         outcome.requests = tap.requests();

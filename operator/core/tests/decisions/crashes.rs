@@ -125,10 +125,10 @@ fn an_abort_goes_on_after_a_crash_at_any_write() {
 }
 
 #[test]
-fn an_operator_that_dies_every_few_writes_comes_to_the_same_end() {
+fn an_operator_that_dies_every_few_writes_or_after_each_one_comes_to_the_same_end() {
     for life in [PROMOTION, ROLLBACK, ABORT] {
         let end = end_state(&live(life, None, false));
-        for every in [2, 3, 5, 7] {
+        for every in 1..=20 {
             let simulator = live(life, Some(every), true);
             assert_eq!(end_state(&simulator), end, "every {every}\n{}", simulator.timeline());
         }

@@ -1,12 +1,16 @@
 //! Decisions in the steps of a run.
 
 use serde_json::json;
-use stepgate_core::{Act, Kind, Plan, input::Seen, verdict::Restarts};
+use stepgate_core::{
+    Act, Kind, Plan,
+    input::{Seen, SourceHealth},
+    verdict::Restarts,
+};
 use stepgate_crds::{
     RolloutStatus,
     command::Verb,
     status::{Outcome, Phase, Retreat, RunState},
-    units::Timestamp,
+    units::{Span, Timestamp},
 };
 
 use crate::fixtures::{
@@ -295,23 +299,53 @@ fn a_goal_that_is_reached_counts_before_the_deadline_that_has_passed() {
     assert_eq!(status.phase, Some(Phase::Stepping), "{:?}", status.message);
 }
 
-#[test]
-fn a_new_leader_says_so_once_and_shifts_what_waits_by_the_time_without_one() {
-    let moment = world().at_step(2).with(|seen| {
-        seen.term = 7;
-        seen.absent = stepgate_crds::units::Span::seconds(100);
+/// At the second step, 100 s later, and so many terms after the one that committed last.
+fn taken_over_after(terms: i64) -> Moment {
+    world().at_step(2).with(|seen| {
+        seen.term = seen.rollout.status.run.as_ref().unwrap().term + terms;
+        seen.absent = Span::seconds(100);
         seen.now = seen.now.after(seen.absent);
-    });
-    let before = moment.0.rollout.status.clone();
-    let status = moment.commits();
-    let (run, old) = (status.run.clone().unwrap(), before.run.clone().unwrap());
-    assert_eq!(run.term, 7);
-    let since = |state: &RunState| match state {
-        RunState::Stepping { since } => since.as_millis(),
+    })
+}
+
+fn stepping_since(status: &RolloutStatus) -> i64 {
+    match status.run.as_ref().map(|run| &run.state) {
+        Some(RunState::Stepping { since }) => since.as_millis(),
         other => panic!("{other:?}"),
-    };
-    assert_eq!(since(&run.state), since(&old.state) + 100_000);
-    assert_eq!((status.message, status.conditions), (before.message, before.conditions));
+    }
+}
+
+#[test]
+fn a_new_leader_says_so_and_shifts_what_waits_by_the_time_without_one() {
+    let moment = taken_over_after(1);
+    let before = &moment.0.rollout.status;
+    let status = moment.commits();
+    assert_eq!(status.run.as_ref().unwrap().term, moment.0.term);
+    assert_eq!(stepping_since(&status), stepping_since(before) + 100_000);
+}
+
+#[test]
+fn a_new_leader_begins_the_deadline_anew_where_the_term_before_it_committed_nothing() {
+    let moment = taken_over_after(2);
+    assert_eq!(stepping_since(&moment.commits()), moment.0.now.as_millis());
+}
+
+#[test]
+fn a_new_leader_reads_what_there_is_to_count_before_it_says_so() {
+    let moment = taken_over_after(1).with(|seen| seen.source = SourceHealth::Untried);
+    assert!(matches!(moment.next(), Plan::Wait(_)), "{:?}", moment.next());
+    let answered = moment.with(|seen| seen.source = SourceHealth::Answers);
+    assert!(matches!(answered.next(), Plan::Commit(_)), "{:?}", answered.next());
+}
+
+#[test]
+fn a_new_leader_does_what_is_to_be_done_first_and_says_that_it_took_over_with_its_next_commit() {
+    let moment = taken_over_after(1).with(|seen| {
+        if let Seen::At(canary) = &mut seen.canary {
+            canary.replicas = 0;
+        }
+    });
+    assert_eq!(moment.acts()[0].kind, Kind::Deployment);
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub struct MetricEvidence {
     /// Why the newest interval could not be read; absent when it could.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// Of what kind that trouble is.
+    #[serde(skip_serializing_if = "Trouble::is_unreadable")]
+    pub trouble_kind: Trouble,
     /// Since when stable itself is over the metric's max: the end of the first such interval, in Unix seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stable_over_since: Option<i64>,
@@ -67,6 +70,24 @@ pub struct MetricEvidence {
     pub shared_fault_since: Option<i64>,
     /// Whether the shared fault began within ten intervals of a rise of the canary's weight.
     pub shared_fault_after_rise: bool,
+}
+
+/// What kind of trouble keeps an interval from being read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Trouble {
+    /// The source failed, or what it answered is no count.
+    #[default]
+    Unreadable,
+    /// The threshold of latency is no bucket boundary of the histogram.
+    NoBucketBoundary,
+}
+
+impl Trouble {
+    /// Whether it is of the kind that most troubles are of.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
+    fn is_unreadable(&self) -> bool {
+        *self == Self::Unreadable
+    }
 }
 
 /// Where a process of the failure tests began.

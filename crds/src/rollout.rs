@@ -183,6 +183,9 @@ pub struct Analysis {
     /// The share of requests that may fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_rate: Option<ErrorRate>,
+    /// The share of requests that may be slow. Default: how long requests take is not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
 }
 
 /// The sets of queries that there are.
@@ -214,6 +217,19 @@ impl ProviderName {
 #[serde(rename_all = "camelCase")]
 pub struct ErrorRate {
     /// The tolerated share of bad requests, above 0% and at most 50%. Default: 1%.
+    #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
+    pub max: Share,
+}
+
+/// How many requests may be slow.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Latency {
+    /// A request that takes longer is slow. It must be a bucket boundary of the histogram that is asked; where it is none, the message
+    /// lists those that there are.
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1ms') && duration(self) <= duration('10m')").message("threshold must be from 1ms to 10m"))]
+    pub threshold: Span,
+    /// The tolerated share of slow requests, above 0% and at most 50%.
     #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
     pub max: Share,
 }

@@ -49,6 +49,9 @@ pub struct Run {
     /// How long canary pods stay after weight 0 was accepted, where a Rollout does not say.
     #[arg(long, default_value = "30s", value_name = "SPAN")]
     pub default_drain: Span,
+    /// How long after every growth of the canary its latency does not count, because caches are cold.
+    #[arg(long, default_value = "1m", value_name = "SPAN")]
+    pub warm_up: Span,
     /// How long a run waits for pods or a gateway, where a Rollout does not say.
     #[arg(long, default_value = "10m", value_name = "SPAN")]
     pub default_progress_deadline: Span,
@@ -122,6 +125,7 @@ impl Run {
             bake: self.default_bake,
             settle: self.default_settle,
             drain: self.default_drain,
+            warm_up: self.warm_up,
             interval: self.default_interval,
             progress_deadline: self.default_progress_deadline,
             scrape: self.scrape_interval,

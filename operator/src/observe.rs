@@ -57,6 +57,8 @@ pub struct Observed {
     pub templates: BTreeMap<String, TemplateView>,
     /// Restarts, where there are canary pods.
     pub restarts: Option<Restarts>,
+    /// When the youngest pod of the canary was started.
+    pub canary_youngest: Option<Timestamp>,
     /// The counts.
     pub samples: Vec<Interval>,
     /// The metrics source.
@@ -124,6 +126,7 @@ impl Observer {
                 .map(|template| (template.name_any(), template.view.clone()))
                 .collect(),
             restarts: self.restarts(&view).await,
+            canary_youngest: self.canary_youngest(&view),
             samples,
             source,
             workload,
@@ -321,6 +324,14 @@ impl Observer {
                             .is_some_and(|run| run.id == key.run)
                 })
         });
+    }
+
+    /// When the youngest of the run's canary pods was started.
+    fn canary_youngest(&self, rollout: &RolloutView) -> Option<Timestamp> {
+        let run = rollout.status.run.as_ref()?;
+        let pods = self.world.pods.group(&rollout.namespace, &run.id);
+        let youngest = pods.iter().filter_map(|pod| pod.view.started).max()?;
+        Some(Timestamp::from_millis(youngest.saturating_mul(1_000)))
     }
 
     /// Error exits of the run's canary pods; stable's are asked for only where that many are suspicious.

@@ -9,7 +9,12 @@ use std::fmt;
 use serde::Deserialize;
 use thiserror::Error;
 
-pub use stepgate_core::input::Arms;
+pub use stepgate_core::input::{Arms, Measure};
+use stepgate_crds::units::Span;
+
+mod histogram;
+
+pub use histogram::Histogram;
 
 /// The providers that are compiled in, by file name.
 const BUILT_IN: [(&str, &str); 2] = [
@@ -21,10 +26,10 @@ const BUILT_IN: [(&str, &str); 2] = [
 /// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
 const GENERATED_NAME_BASE: usize = 58;
 
-/// The label of a query's four series: which count of which arm.
+/// The label of a query's series: which count of which arm.
 pub const SERIES_LABEL: &str = "stepgate";
 
-/// One of the four series of a query.
+/// One of the series of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Series {
     /// Completed requests of the canary.
@@ -35,15 +40,21 @@ pub enum Series {
     StableRequests,
     /// Those of them that were bad.
     StableBad,
+    /// Those of the canary's that were not slow.
+    CanaryWithin,
+    /// Those of stable's that were not slow.
+    StableWithin,
 }
 
 impl Series {
-    /// All four, in the order of the query.
-    pub const ALL: [Self; 4] = [
+    /// All of them.
+    pub const ALL: [Self; 6] = [
         Self::CanaryRequests,
         Self::CanaryBad,
         Self::StableRequests,
         Self::StableBad,
+        Self::CanaryWithin,
+        Self::StableWithin,
     ];
 
     /// The value of [`SERIES_LABEL`].
@@ -53,6 +64,8 @@ impl Series {
             Self::CanaryBad => "canary_bad",
             Self::StableRequests => "stable_requests",
             Self::StableBad => "stable_bad",
+            Self::CanaryWithin => "canary_within",
+            Self::StableWithin => "stable_within",
         }
     }
 
@@ -62,27 +75,60 @@ impl Series {
     }
 }
 
-/// One PromQL expression; its result has at most the four series of [`Series`].
+/// One PromQL expression; its result has only series of [`Series`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query(String);
+pub struct Query {
+    expression: String,
+    slow: Option<Slow>,
+}
+
+/// What a query for slow requests rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slow {
+    /// What takes longer is slow.
+    pub threshold: Span,
+    /// The expression that gives one series for each bucket boundary that there is, by its label `le`.
+    pub boundaries: String,
+    /// Of which unit a boundary is.
+    pub unit: histogram::Unit,
+}
 
 impl Query {
-    /// An expression as it stands; it has to give the series that [`Series`] names.
+    /// An expression as it stands; it has to give the series that [`Series`] names, bad requests as they were counted.
     pub fn new(expression: impl Into<String>) -> Self {
-        Self(expression.into())
+        Self {
+            expression: expression.into(),
+            slow: None,
+        }
+    }
+
+    /// An expression that gives those within the threshold in place of bad ones.
+    pub fn of_slow(expression: impl Into<String>, slow: Slow) -> Self {
+        Self {
+            expression: expression.into(),
+            slow: Some(slow),
+        }
     }
 
     /// The expression.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.expression
+    }
+
+    /// What it rests on, where it asks for slow requests.
+    pub fn slow(&self) -> Option<&Slow> {
+        self.slow.as_ref()
     }
 }
 
 impl fmt::Display for Query {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.expression)
     }
 }
+
+/// The matcher of every bucket.
+const ANY_LE: &str = "le=~\".+\"";
 
 /// What a provider's counters see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -140,6 +186,7 @@ pub struct Provider {
     pub counted: Counted,
     requests: String,
     bad: String,
+    latency: Option<Histogram>,
     arms: ArmTemplates,
 }
 
@@ -157,7 +204,7 @@ pub enum ProviderError {
     },
     /// A placeholder that nothing fills.
     #[error(
-        "provider {provider}: template `{template}` has the unknown or unclosed placeholder `{placeholder}`; known are namespace, stableService, canaryService, port, stablePods, canaryPods, and arm in requests and bad"
+        "provider {provider}: template `{template}` has the unknown or unclosed placeholder `{placeholder}`; known are namespace, stableService, canaryService, port, stablePods, canaryPods, arm in requests, bad and latency, and le in latency.within"
     )]
     Placeholder {
         /// The provider.
@@ -166,6 +213,14 @@ pub enum ProviderError {
         template: String,
         /// The placeholder.
         placeholder: String,
+    },
+    /// No histogram of how long requests take.
+    #[error(
+        "provider {provider} has no histogram of how long requests take; take spec.analysis.latency out, or choose another provider"
+    )]
+    NoLatency {
+        /// The provider.
+        provider: String,
     },
     /// No target label: the birth rule would match every target.
     #[error(
@@ -191,6 +246,7 @@ impl ProviderError {
         match self {
             Self::Syntax { .. } => "syntax",
             Self::Placeholder { .. } => "placeholder",
+            Self::NoLatency { .. } => "no_latency",
             Self::NoTargetLabels { .. } => "no_target_labels",
             Self::Unknown { .. } => "unknown",
         }
@@ -253,7 +309,11 @@ impl Provider {
             stable_replica_set: "r".into(),
             canary_deployment: "d".into(),
         };
-        provider.selectors(&probe)?;
+        provider.query(&probe, 1, &Measure::Errors)?;
+        if provider.latency.is_some() {
+            let threshold = Span::seconds(1);
+            provider.query(&probe, 1, &Measure::Latency { threshold })?;
+        }
         Ok(provider)
     }
 
@@ -264,9 +324,53 @@ impl Provider {
     /// gone until the next: without `== 1` a target that comes back would be counted with its whole history.) Counts of adjacent
     /// intervals add up to the count of the whole. A bad count without series is left out of the reply, and means 0 where the
     /// requests are there.
-    pub fn query(&self, arms: &Arms, interval_seconds: u32) -> Result<Query, ProviderError> {
+    ///
+    /// Slow requests are those that are in no bucket up to the threshold: the buckets are asked for by the same form.
+    pub fn query(&self, arms: &Arms, interval_seconds: u32, measure: &Measure) -> Result<Query, ProviderError> {
+        let arm = |template: &str| self.fill(template, arms, &[]);
+        let (canary, stable) = (arm(&self.arms.canary)?, arm(&self.arms.stable)?);
+        let of = |template: &str, arm: &str| self.fill(template, arms, &[("arm", arm)]);
+        match measure {
+            Measure::Errors => Ok(Query::new(self.counts(
+                interval_seconds,
+                [
+                    (Series::CanaryRequests, of(&self.requests, &canary)?),
+                    (Series::CanaryBad, of(&self.bad, &canary)?),
+                    (Series::StableRequests, of(&self.requests, &stable)?),
+                    (Series::StableBad, of(&self.bad, &stable)?),
+                ],
+            ))),
+            Measure::Latency { threshold } => {
+                let histogram = self.latency.as_ref().ok_or_else(|| ProviderError::NoLatency {
+                    provider: self.name.clone(),
+                })?;
+                let bucket = |arm: &str, le: &str| self.fill(&histogram.within, arms, &[("arm", arm), ("le", le)]);
+                let up_to = histogram.unit.matcher(*threshold);
+                let expression = self.counts(
+                    interval_seconds,
+                    [
+                        (Series::CanaryRequests, of(&histogram.requests, &canary)?),
+                        (Series::CanaryWithin, bucket(&canary, &up_to)?),
+                        (Series::StableRequests, of(&histogram.requests, &stable)?),
+                        (Series::StableWithin, bucket(&stable, &up_to)?),
+                    ],
+                );
+                let (of_canary, of_stable) = (bucket(&canary, ANY_LE)?, bucket(&stable, ANY_LE)?);
+                Ok(Query::of_slow(
+                    expression,
+                    Slow {
+                        threshold: *threshold,
+                        boundaries: format!("count by (le) ({of_canary} or {of_stable})"),
+                        unit: histogram.unit,
+                    },
+                ))
+            }
+        }
+    }
+
+    fn counts(&self, interval_seconds: u32, selectors: [(Series, String); 4]) -> String {
         let targets = self.target_labels.join(", ");
-        let counts = self.selectors(arms)?.map(|(series, selector)| {
+        let counts = selectors.map(|(series, selector)| {
             let label = series.label();
             format!(
                 "label_replace(sum(((({selector}) - ({selector} offset {interval_seconds}s)) >= 0) \
@@ -274,22 +378,12 @@ impl Provider {
                  \"{SERIES_LABEL}\", \"{label}\", \"\", \"\")"
             )
         });
-        Ok(Query(counts.join("\nor\n")))
-    }
-
-    fn selectors(&self, arms: &Arms) -> Result<[(Series, String); 4], ProviderError> {
-        let canary = self.fill(&self.arms.canary, arms, None)?;
-        let stable = self.fill(&self.arms.stable, arms, None)?;
-        Ok([
-            (Series::CanaryRequests, self.fill(&self.requests, arms, Some(&canary))?),
-            (Series::CanaryBad, self.fill(&self.bad, arms, Some(&canary))?),
-            (Series::StableRequests, self.fill(&self.requests, arms, Some(&stable))?),
-            (Series::StableBad, self.fill(&self.bad, arms, Some(&stable))?),
-        ])
+        counts.join("\nor\n")
     }
 
     /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, names of pods for a regular expression before that.
-    fn fill(&self, template: &str, arms: &Arms, arm: Option<&str>) -> Result<String, ProviderError> {
+    /// `matchers` are put in as they are.
+    fn fill(&self, template: &str, arms: &Arms, matchers: &[(&str, &str)]) -> Result<String, ProviderError> {
         let unknown = |placeholder: &str| ProviderError::Placeholder {
             provider: self.name.clone(),
             template: template.to_owned(),
@@ -300,8 +394,9 @@ impl Provider {
         while let Some((before, after)) = rest.split_once("${") {
             filled.push_str(before);
             let (placeholder, tail) = after.split_once('}').ok_or_else(|| unknown(after))?;
-            match (placeholder, arm) {
-                ("arm", Some(matchers)) => filled.push_str(matchers),
+            let matcher = matchers.iter().find(|(name, _)| *name == placeholder);
+            match (placeholder, matcher) {
+                (_, Some((_, matcher))) => filled.push_str(matcher),
                 ("namespace", _) => filled.push_str(&in_string(&arms.namespace)),
                 ("stableService", _) => filled.push_str(&in_string(&arms.stable_service)),
                 ("canaryService", _) => filled.push_str(&in_string(&arms.canary_service)),

@@ -184,6 +184,7 @@ impl Reconciler {
                 replica_sets: brought.replica_sets.as_deref(),
                 recorded: brought.recorded.as_ref(),
                 restarts: seen.restarts,
+                canary_youngest: seen.canary_youngest,
                 samples: &seen.samples,
                 source: &seen.source,
                 no_hold: no_hold.as_deref(),

@@ -11,8 +11,8 @@ mod spec;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::provider::Query;
-use reply::Sample;
+use crate::provider::{Query, Slow};
+use reply::{Sample, Second};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 
 pub use error::{ErrorClass, SourceError};
@@ -78,13 +78,18 @@ impl MetricsSource {
     /// The counts of the intervals that end at `ends` (unix seconds on the grid of `step` seconds, ascending), in that order: one instant
     /// query for one interval, one range query over all of them for more. Each interval has its own result.
     pub async fn window(&self, query: &Query, ends: &[i64], step: u32) -> Result<Vec<(i64, Sample)>, SourceError> {
+        let second = if query.slow().is_some() {
+            Second::Within
+        } else {
+            Second::Bad
+        };
         match ends {
             [] => Ok(Vec::new()),
             [end] => {
                 let data = self
                     .ask("query", &[("query", query.as_str()), ("time", &end.to_string())])
                     .await?;
-                Ok(vec![(*end, reply::instant(&data, *end))])
+                Ok(vec![(*end, reply::instant(&data, *end, second))])
             }
             [first, .., last] => {
                 let (start, end, step) = (first.to_string(), last.to_string(), step.to_string());
@@ -94,9 +99,17 @@ impl MetricsSource {
                     ("end", &end),
                     ("step", &step),
                 ];
-                Ok(reply::range(&self.ask("query_range", &parameters).await?, ends))
+                Ok(reply::range(&self.ask("query_range", &parameters).await?, ends, second))
             }
         }
+    }
+
+    /// The bucket boundaries that there are at a time, in the histogram's unit.
+    pub async fn boundaries(&self, slow: &Slow, time: i64) -> Result<Vec<f64>, SourceError> {
+        let data = self
+            .ask("query", &[("query", &slow.boundaries), ("time", &time.to_string())])
+            .await?;
+        reply::boundaries(&data).ok_or_else(|| self.malformed("the boundaries are no vector"))
     }
 
     /// The source's clock, unix seconds.

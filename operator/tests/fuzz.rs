@@ -14,8 +14,8 @@ use stepgate::{
         BackendTlsPolicy, Deployment, DisruptionBudget, EndpointSlice, HttpRoute, NetworkPolicy, OwnedService, Pod,
         PodTemplate, ReplicaSet, Service, VolumeClaim, WholeTemplate, rollout::Watched,
     },
-    provider::{Arms, Provider},
-    source::{SourceSpec, reply},
+    provider::{Arms, Measure, Provider, ProviderError},
+    source::{SourceSpec, reply, reply::Second},
 };
 use stepgate_core::{
     apart::selector::LabelSelector,
@@ -101,16 +101,19 @@ fn replies_of_prometheus() {
         if let Some(value) = reply::scalar(&data) {
             assert!(value.is_finite());
         }
-        let read = reply::range(&data, &ends);
-        assert_eq!(read.len(), ends.len());
-        let samples = read
-            .into_iter()
-            .map(|(_, sample)| sample)
-            .chain([reply::instant(&data, ends[0])]);
-        for sample in samples.flatten() {
-            // A bad request is never counted without requests.
-            assert!(sample.canary_bad.is_none() || sample.canary_requests.is_some());
-            assert!(sample.stable_bad.is_none() || sample.stable_requests.is_some());
+        for second in [Second::Bad, Second::Within] {
+            let read = reply::range(&data, &ends, second);
+            assert_eq!(read.len(), ends.len());
+            let samples = read
+                .into_iter()
+                .map(|(_, sample)| sample)
+                .chain([reply::instant(&data, ends[0], second)]);
+            for sample in samples.flatten() {
+                // A bad request is never counted without requests, and a slow one never more often than they.
+                assert!(sample.canary_bad.is_none() || sample.canary_requests.is_some());
+                assert!(sample.stable_bad.is_none() || sample.stable_requests.is_some());
+                assert!(second == Second::Bad || sample.canary_bad <= sample.canary_requests);
+            }
         }
     });
 }
@@ -139,7 +142,7 @@ fn numbers_in_replies() {
         let body = serde_json::json!({"status": "success", "data": {"resultType": "vector", "result": [
             {"metric": {"stepgate": "canary_requests"}, "value": [100, text]}]}});
         let data = reply::parse(body.to_string().as_bytes()).unwrap();
-        match (reply::instant(&data, 100), text.parse::<f64>()) {
+        match (reply::instant(&data, 100, Second::Bad), text.parse::<f64>()) {
             (Ok(sample), Ok(value)) => {
                 let read = sample.canary_requests.unwrap();
                 assert!(
@@ -168,7 +171,12 @@ fn provider_files() {
                 stable_replica_set: "checkout-5d".to_owned(),
                 canary_deployment: "é".repeat(100),
             };
-            provider.query(&arms, u32::MAX).unwrap();
+            provider.query(&arms, u32::MAX, &Measure::Errors).unwrap();
+            let threshold = Span::millis(500);
+            match provider.query(&arms, u32::MAX, &Measure::Latency { threshold }) {
+                Ok(_) | Err(ProviderError::NoLatency { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     });
 }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use programs::program;
-use stepgate::provider::{Arms, Provider, ProviderError, Providers, Sees};
+use stepgate::provider::{Arms, Measure, Provider, ProviderError, Providers, Query, Sees};
+use stepgate_crds::units::Span;
 
 fn arms() -> Arms {
     Arms {
@@ -39,9 +40,16 @@ fn promtool(file: &Path) {
     );
 }
 
+/// A provider's query over 15 s.
+fn query(provider: &str, arms: &Arms, measure: &Measure) -> Query {
+    let providers = Providers::built_in().unwrap();
+    providers.named(provider).unwrap().query(arms, 15, measure).unwrap()
+}
+
 /// A world of series sampled every 5 s, and what a provider's query over 15 s has to say of it.
 struct World {
     provider: &'static str,
+    measure: Measure,
     series: Vec<(String, String)>,
     expected: Vec<(u32, Vec<(&'static str, u64)>)>,
 }
@@ -50,9 +58,16 @@ impl World {
     fn new(provider: &'static str) -> Self {
         Self {
             provider,
+            measure: Measure::Errors,
             series: Vec::new(),
             expected: Vec::new(),
         }
+    }
+
+    /// Slow requests in place of failed ones.
+    fn slow(self, threshold: Span) -> Self {
+        let measure = Measure::Latency { threshold };
+        Self { measure, ..self }
     }
 
     /// `values` in promtool's notation, one sample every 5 s from 0.
@@ -68,8 +83,7 @@ impl World {
     }
 
     fn check(self, name: &str) {
-        let providers = Providers::built_in().unwrap();
-        let query = providers.named(self.provider).unwrap().query(&arms(), 15).unwrap();
+        let query = query(self.provider, &arms(), &self.measure);
         let mut file = String::from("evaluation_interval: 5s\ntests:\n- interval: 5s\n  input_series:\n");
         for (series, values) in &self.series {
             writeln!(file, "  - {{series: '{series}', values: '{values}'}}").unwrap();
@@ -286,40 +300,32 @@ fn an_unknown_provider_is_named_with_those_that_exist() {
 
 #[test]
 fn what_is_put_into_a_query_cannot_end_its_string() {
-    let providers = Providers::built_in().unwrap();
     let hostile = Arms {
         namespace: "a\"} or vector(1) #".into(),
         stable_service: "b\\".into(),
         stable_replica_set: "c.d|e".into(),
         ..arms()
     };
-    let contour = providers.named("contour").unwrap().query(&hostile, 15).unwrap();
+    let contour = query("contour", &hostile, &Measure::Errors);
     assert!(
         contour
             .as_str()
             .contains(r#"envoy_cluster_name="a\"} or vector(1) #_b\\_80""#),
         "{contour}"
     );
-    let pods = providers.named("pods").unwrap().query(&hostile, 15).unwrap();
+    let pods = query("pods", &hostile, &Measure::Errors);
     assert!(pods.as_str().contains(r#"pod=~"c\\.d\\|e-[a-z0-9]{5}""#), "{pods}");
 }
 
 #[test]
 fn names_of_pods_are_shortened_as_kubernetes_does() {
-    let providers = Providers::built_in().unwrap();
     let long = "a".repeat(57);
-    let query = providers
-        .named("pods")
-        .unwrap()
-        .query(
-            &Arms {
-                stable_replica_set: format!("{long}-6d5f7c9b8d"),
-                canary_deployment: long.clone(),
-                ..arms()
-            },
-            15,
-        )
-        .unwrap();
+    let arms = Arms {
+        stable_replica_set: format!("{long}-6d5f7c9b8d"),
+        canary_deployment: long.clone(),
+        ..arms()
+    };
+    let query = query("pods", &arms, &Measure::Errors);
     // 58 characters and five random ones
     assert!(
         query.as_str().contains(&format!("pod=~\"{long}-[a-z0-9]{{5}}\"")),
@@ -343,8 +349,123 @@ fn a_provider_file_with_a_mistake_is_refused() {
     assert_eq!(label(&good.replace("${port}", "${port")), "placeholder");
     assert_eq!(label(&good.replace("_${port}\"", "${arm}\"")), "placeholder");
     assert_eq!(label(&good.replace("[job, instance]", "[]")), "no_target_labels");
+    assert_eq!(label(&good.replace("${le}", "${les}")), "placeholder");
+    assert_eq!(label(&good.replace("unit: milliseconds", "unit: minutes")), "syntax");
     assert!(matches!(
         Provider::parse("bad", "]").unwrap_err(),
         ProviderError::Syntax { .. }
     ));
+}
+
+/// Series of a histogram: one value of the count, and one for each bucket.
+fn histogram(mut world: World, name: &str, labels: &str, count: &str, buckets: &[(&str, &str)]) -> World {
+    world = world.series(&format!("{name}_count{{{labels}}}"), count);
+    for (le, values) in buckets {
+        world = world.series(&format!("{name}_bucket{{{labels},le=\"{le}\"}}"), values);
+    }
+    world
+}
+
+#[test]
+fn contour_counts_requests_within_the_threshold() {
+    let cluster = |service: &str| format!("job=\"envoy\",instance=\"gw-1\",envoy_cluster_name=\"shop_{service}_80\"");
+    let name = "envoy_cluster_upstream_rq_time";
+    let world = World::new("contour")
+        .slow(Span::millis(500))
+        .series(&up("envoy", "gw-1"), "1x60");
+    let world = histogram(
+        world,
+        name,
+        &cluster("checkout"),
+        "1000+90x60",
+        &[("250", "800+80x60"), ("500", "900+89x60"), ("+Inf", "1000+90x60")],
+    );
+    // The canary's histogram is born after its first responses; as Envoy's counters are.
+    histogram(
+        world,
+        name,
+        &cluster("checkout-canary"),
+        "_x13 12+4x40",
+        &[("250", "_x13 0x40"), ("500", "_x13 3+1x40"), ("+Inf", "_x13 12+4x40")],
+    )
+    .expect(60, &[("stable_requests", 270), ("stable_within", 267)])
+    .expect(
+        75,
+        &[
+            ("canary_requests", 20),
+            ("canary_within", 5),
+            ("stable_requests", 270),
+            ("stable_within", 267),
+        ],
+    )
+    .expect(
+        90,
+        &[
+            ("canary_requests", 12),
+            ("canary_within", 3),
+            ("stable_requests", 270),
+            ("stable_within", 267),
+        ],
+    )
+    .check("contour_latency");
+}
+
+#[test]
+fn pods_count_requests_within_the_threshold_however_the_boundary_is_written() {
+    let (stable, canary) = ("checkout-6d5f7c9b8d-abcde", "checkout-canary-7f9c5d4b6-xyz12");
+    let pod = |name: &str| format!("job=\"app\",instance=\"{name}:8080\",namespace=\"shop\",pod=\"{name}\"");
+    let mut world = World::new("pods").slow(Span::seconds(1));
+    for name in [stable, canary] {
+        world = world.series(&up("app", &format!("{name}:8080")), "1x60");
+    }
+    let name = "http_request_duration_seconds";
+    world = histogram(world, name, &pod(stable), "10+20x60", &[("1", "10+19x60")]);
+    world = histogram(
+        world,
+        name,
+        &pod(canary),
+        "10+2x60",
+        &[("1.0", "4+1x60"), ("1.05", "10+2x60")],
+    );
+    let probes = pod(canary) + ",path=\"/readyz\"";
+    histogram(world, name, &probes, "0+100x60", &[("1.0", "0+100x60")])
+        .expect(
+            60,
+            &[
+                ("canary_requests", 6),
+                ("canary_within", 3),
+                ("stable_requests", 60),
+                ("stable_within", 57),
+            ],
+        )
+        .check("pods_latency");
+}
+
+#[test]
+fn a_threshold_that_is_no_boundary_gives_requests_alone() {
+    let labels = "job=\"envoy\",instance=\"gw-1\",envoy_cluster_name=\"shop_checkout_80\"";
+    let world = World::new("contour")
+        .slow(Span::millis(300))
+        .series(&up("envoy", "gw-1"), "1x60");
+    histogram(
+        world,
+        "envoy_cluster_upstream_rq_time",
+        labels,
+        "1000+90x60",
+        &[("250", "800+80x60"), ("3000", "900+89x60")],
+    )
+    .expect(60, &[("stable_requests", 270)])
+    .check("contour_no_boundary");
+}
+
+#[test]
+fn a_provider_without_a_histogram_says_so() {
+    let contour = include_str!("../providers/contour.yaml");
+    let (before, rest) = contour.split_once("latency:").unwrap();
+    let (_, after) = rest.split_once("separatedBy:").unwrap();
+    let plain = Provider::parse("plain", &format!("{before}separatedBy:{after}")).unwrap();
+    let threshold = Span::millis(500);
+    let error = plain.query(&arms(), 15, &Measure::Latency { threshold }).unwrap_err();
+    assert_eq!(error.label(), "no_latency");
+    assert!(plain.query(&arms(), 15, &Measure::Errors).is_ok());
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cause, Outcome};
 use crate::{
     evidence::Evidence,
-    rollout::{RouteReference, Step},
+    rollout::{Latency, RouteReference, Step},
     units::{Share, Span, Timestamp},
 };
 
@@ -88,6 +88,12 @@ pub struct RunSpec {
     pub source: String,
     /// The tolerated share of bad requests.
     pub max_error_rate: Share,
+    /// What is slow, and how much of it is tolerated; none where it is not judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
+    /// How long after the canary grew its latency does not count.
+    #[serde(default)]
+    pub warm_up: Span,
     /// The dispersion that evidence is divided by.
     pub phi: f64,
 }
@@ -123,6 +129,9 @@ pub struct InForce {
     pub weight: i32,
     /// When the last parent had accepted it.
     pub since: Timestamp,
+    /// Since when the canary has had traffic on as many pods as it has at this weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grown: Option<Timestamp>,
 }
 
 /// What a run is doing. Each state carries when it began, which its deadline counts from.

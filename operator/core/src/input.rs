@@ -61,6 +61,8 @@ pub struct Input<'a> {
     pub recorded: Option<&'a BTreeMap<String, Value>>,
     /// Restarts of canary containers with an error, and of stable's.
     pub restarts: Option<Restarts>,
+    /// When the youngest pod of this run's canary was started.
+    pub canary_youngest: Option<Timestamp>,
     /// The counts after `evidence.through`, oldest first.
     pub samples: &'a [Interval],
     /// Whether the metrics source answers.
@@ -309,8 +311,22 @@ pub struct Window {
     pub source: String,
     /// The set of queries.
     pub provider: ProviderName,
+    /// What is counted: the order is that of [`Interval::metrics`] and of the verdict's settings.
+    pub metrics: Vec<Measure>,
     /// What tells the two versions apart.
     pub arms: Arms,
+}
+
+/// What is counted of the requests.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Measure {
+    /// Failed ones are bad.
+    Errors,
+    /// Slow ones are bad.
+    Latency {
+        /// What takes longer is slow.
+        threshold: Span,
+    },
 }
 
 /// What tells the requests of the two versions apart, for any provider.

@@ -11,6 +11,8 @@ pub struct Limits {
     pub settle: Span,
     /// How long canary pods stay after weight 0 was accepted, where the Rollout does not say.
     pub drain: Span,
+    /// How long after the canary grew its latency does not count: caches are cold.
+    pub warm_up: Span,
     /// The length of an interval of the counts, where the Rollout does not say.
     pub interval: Span,
     /// How long a run waits for pods or a gateway, where the Rollout does not say.
@@ -59,6 +61,7 @@ impl Default for Limits {
             bake: Span::seconds(60),
             settle: Span::seconds(5),
             drain: Span::seconds(30),
+            warm_up: Span::seconds(60),
             interval: Span::seconds(30),
             progress_deadline: Span::seconds(600),
             scrape: Span::seconds(15),

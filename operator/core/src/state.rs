@@ -25,7 +25,7 @@ use stepgate_crds::{
 
 use crate::{
     canary,
-    input::{Arms, Input, RolloutView, Seen, SourceHealth, Window},
+    input::{Arms, Input, Measure, RolloutView, Seen, SourceHealth, Window},
     plan::{Plan, Wake},
     report::{self, Said},
     side::{self, Side},
@@ -125,10 +125,21 @@ impl<'a> Pass<'a> {
                 step: self.run.step,
                 weight: self.run.weight,
                 since: self.input.now,
+                grown: Some(self.grown()),
             }),
             evidence,
             ..self.run.clone()
         }
+    }
+
+    /// Since when the canary has had traffic on as many pods as the intended weight takes: it grows with the weight.
+    fn grown(&self) -> Timestamp {
+        let pods = |weight: i32| if weight == 0 { 0 } else { self.size(weight) };
+        let before = self.run.in_force.as_ref();
+        before
+            .filter(|before| pods(before.weight) >= pods(self.run.weight))
+            .and_then(|before| before.grown)
+            .unwrap_or(self.input.now)
     }
 
     /// Whether the present intent was accepted.
@@ -198,14 +209,20 @@ impl<'a> Pass<'a> {
 
     /// The parameters of this run's verdict.
     pub fn settings(&self) -> Settings {
+        let spec = &self.run.spec;
         let errors = MetricSettings {
-            max: self.run.spec.max_error_rate.get(),
+            max: spec.max_error_rate.get(),
             ..MetricSettings::errors()
         };
+        let latency = spec
+            .latency
+            .iter()
+            .map(|latency| MetricSettings::latency(latency.max.get()));
+        let metrics = [errors].into_iter().chain(latency).collect();
         Settings {
-            phi: self.run.spec.phi,
+            phi: spec.phi,
             check_share: self.found.provider != ProviderName::Pods,
-            ..Settings::new(vec![errors], u32::try_from(self.run.spec.steps.len()).unwrap_or(1))
+            ..Settings::new(metrics, u32::try_from(spec.steps.len()).unwrap_or(1))
         }
     }
 
@@ -240,6 +257,7 @@ impl<'a> Pass<'a> {
             weight_percent: u32::try_from(force.weight).unwrap_or(0),
             accepted,
             counts_from,
+            warm_from: self.warm_from(force),
             paused: self.pause_hour(),
             promoting: side::whole(&self.run.state) == Side::Canary,
             unavailable,
@@ -251,6 +269,13 @@ impl<'a> Pass<'a> {
             &moment,
             self.input.restarts,
         ))
+    }
+
+    /// From when on the canary's pods are warm, in Unix seconds: some time after it last grew, by its weight or by a pod that came since.
+    fn warm_from(&self, force: &InForce) -> i64 {
+        let grown = force.grown.unwrap_or(force.since);
+        let youngest = self.input.canary_youngest.unwrap_or(grown);
+        grown.max(youngest).after(self.run.spec.warm_up).ceil_seconds()
     }
 
     /// The failed verdict, where there is one: the reason of a cause, and the verdict in words and numbers.
@@ -316,6 +341,12 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
         interval: interval_seconds(run.spec.interval),
         source: run.spec.source.clone(),
         provider: found.provider,
+        metrics: [Measure::Errors]
+            .into_iter()
+            .chain(run.spec.latency.iter().map(|latency| Measure::Latency {
+                threshold: latency.threshold,
+            }))
+            .collect(),
         arms: Arms {
             namespace: rollout.namespace.clone(),
             stable_service: found.stable_service.clone(),

@@ -38,6 +38,8 @@ pub struct Moment {
     /// Intervals that begin here or later count for the step: accepted + max(settle, scrape + query timeout), in Unix seconds. Those
     /// that end after `accepted` and begin before this feed the tripwire only.
     pub counts_from: i64,
+    /// Metrics that warm up count nothing of intervals that begin before this, in Unix seconds.
+    pub warm_from: i64,
     /// In a pause: its hour, counted from 1 over all pauses of the run.
     pub paused: Option<u32>,
     /// From the un-pause until the end of Returning. Stable's Service then selects pods of the new version too, so only the absolute

@@ -1,7 +1,7 @@
 //! What the core decides, against a small world in memory: objects as JSON behind an API server's rules, with a Deployment
 //! controller, a gateway, endpoints and counts that follow a script.
 //!
-//! `lives`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants` does all of
+//! `lives`, `latency`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants` does all of
 //! it at random, `exhaustive` searches every interleaving of a small one; each write of each of them is checked against the safety rules
 //! (`fixtures::checker`), which `rules` breaks one by one. `late` is about a status that is read late.
 //! `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`, `rest`, `preflight`
@@ -32,6 +32,7 @@ mod decisions {
     mod golden;
     mod invariants;
     mod late;
+    mod latency;
     mod lives;
     mod mishaps;
     mod parents;

@@ -2,7 +2,8 @@
 //!
 //! Pure and strict. A reply that is no Prometheus reply is a [`Refusal`], and nothing was learnt; a reply with a number that cannot be a count is a
 //! [`DataError`] of the interval that it stands in, and spoils no other. Nothing is guessed, clamped or replaced by zero, but for one
-//! rule: where there are requests, no series of bad ones means that there were none.
+//! rule: where there are requests, no series of bad ones means that there were none. Slow ones are no such series: they are the requests
+//! that no bucket up to the threshold has, and without that bucket they are not known.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -80,8 +81,14 @@ pub enum DataError {
     /// Bad requests, but no requests.
     #[error("{} has a value where the requests have none", .0.label())]
     BadAlone(Series),
+    /// Requests, but no bucket up to the threshold.
+    #[error("{} has no value where the requests have one", .0.label())]
+    NoBucket(Series),
+    /// More requests up to the threshold than requests.
+    #[error("{} is more than all requests", .0.label())]
+    TooMany(Series),
     /// A series that the query does not ask for.
-    #[error("a series is labelled with none of the four counts")]
+    #[error("a series is labelled with none of the counts asked for")]
     UnknownSeries,
     /// A scalar, a string, a histogram, a matrix where a vector is expected, or the other way about.
     #[error("the reply is of another type than the query's")]
@@ -104,6 +111,8 @@ impl DataError {
             Self::Unreadable(_) => "unreadable",
             Self::TwoSeries(_) => "two_series",
             Self::BadAlone(_) => "bad_alone",
+            Self::NoBucket(_) => "no_bucket",
+            Self::TooMany(_) => "too_many",
             Self::UnknownSeries => "unknown_series",
             Self::WrongType => "wrong_type",
             Self::WrongTime => "wrong_time",
@@ -185,9 +194,25 @@ pub fn scalar(data: &Data) -> Option<f64> {
     value.filter(|value| value.is_finite())
 }
 
+/// The bucket boundaries that a reply names by its label `le`; none where it is no vector.
+pub fn boundaries(data: &Data) -> Option<Vec<f64>> {
+    let list = usable(data, "vector").ok()?;
+    let le = |series: &Value| series.get("metric")?.get("le")?.as_str()?.parse().ok();
+    Some(list.iter().filter_map(le).collect())
+}
+
+/// What the query's second count of a version is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Second {
+    /// The bad requests.
+    Bad,
+    /// The requests that are not slow.
+    Within,
+}
+
 /// The counts of the interval that ends at `end`, of an instant query's reply.
-pub fn instant(data: &Data, end: i64) -> Sample {
-    let mut gathered = QuadSample::default();
+pub fn instant(data: &Data, end: i64, second: Second) -> Sample {
+    let mut gathered = Gathered::default();
     for series in usable(data, "vector")? {
         let which = which(series)?;
         let (time, value) = series.get("value").and_then(point).ok_or(DataError::WrongType)?;
@@ -196,17 +221,17 @@ pub fn instant(data: &Data, end: i64) -> Sample {
         }
         gathered.add(which, value)?;
     }
-    gathered.finish()
+    gathered.finish(second)
 }
 
 /// The counts of each of the intervals that end at `ends`, of one range query's reply. What is wrong with the reply as a whole is wrong with
 /// every interval; what is wrong with one value, with its interval alone.
-pub fn range(data: &Data, ends: &[i64]) -> Vec<(i64, Sample)> {
+pub fn range(data: &Data, ends: &[i64], second: Second) -> Vec<(i64, Sample)> {
     let list = match usable(data, "matrix") {
         Ok(list) => list,
         Err(error) => return ends.iter().map(|end| (*end, Err(error))).collect(),
     };
-    let mut gathered: Vec<Sample> = ends.iter().map(|_| Ok(QuadSample::default())).collect();
+    let mut gathered: Vec<Result<Gathered, DataError>> = ends.iter().map(|_| Ok(Gathered::default())).collect();
     let mut whole = None;
     for series in list {
         let read = which(series).and_then(|which| {
@@ -240,7 +265,10 @@ pub fn range(data: &Data, ends: &[i64]) -> Vec<(i64, Sample)> {
     }
     ends.iter()
         .zip(gathered)
-        .map(|(end, slot)| (*end, whole.map_or_else(|| slot.and_then(QuadSample::finish), Err)))
+        .map(|(end, slot)| {
+            let sample = whole.map_or_else(|| slot.and_then(|gathered| gathered.finish(second)), Err);
+            (*end, sample)
+        })
         .collect()
 }
 
@@ -277,32 +305,62 @@ fn same(time: f64, end: i64) -> bool {
     (time - end as f64).abs() <= SAME_TIME
 }
 
-impl QuadSample {
+/// What was found of an interval's series.
+#[derive(Debug, Clone, Copy, Default)]
+struct Gathered {
+    counts: [Option<u64>; Series::ALL.len()],
+}
+
+impl Gathered {
+    fn slot(&mut self, series: Series) -> Option<&mut Option<u64>> {
+        let at = Series::ALL.iter().position(|one| *one == series)?;
+        self.counts.get_mut(at)
+    }
+
+    fn take(&mut self, series: Series) -> Option<u64> {
+        self.slot(series)?.take()
+    }
+
     fn add(&mut self, series: Series, value: Option<f64>) -> Result<(), DataError> {
         let count = count(value.ok_or(DataError::Unreadable(series))?, series)?;
-        let slot = match series {
-            Series::CanaryRequests => &mut self.canary_requests,
-            Series::CanaryBad => &mut self.canary_bad,
-            Series::StableRequests => &mut self.stable_requests,
-            Series::StableBad => &mut self.stable_bad,
-        };
-        match slot.replace(count) {
+        match self.slot(series).and_then(|slot| slot.replace(count)) {
             None => Ok(()),
             Some(_) => Err(DataError::TwoSeries(series)),
         }
     }
 
-    fn finish(self) -> Sample {
-        let bad = |requests: Option<u64>, bad: Option<u64>, series| match (requests, bad) {
-            (None, Some(_)) => Err(DataError::BadAlone(series)),
-            (None, None) => Ok(None),
-            (Some(_), bad) => Ok(Some(bad.unwrap_or(0))),
+    fn finish(mut self, second: Second) -> Sample {
+        let canary_requests = self.take(Series::CanaryRequests);
+        let stable_requests = self.take(Series::StableRequests);
+        let (canary, stable) = match second {
+            Second::Bad => (Series::CanaryBad, Series::StableBad),
+            Second::Within => (Series::CanaryWithin, Series::StableWithin),
         };
-        Ok(Self {
-            canary_bad: bad(self.canary_requests, self.canary_bad, Series::CanaryBad)?,
-            stable_bad: bad(self.stable_requests, self.stable_bad, Series::StableBad)?,
-            ..self
+        let canary_bad = bad(second, canary_requests, self.take(canary), canary)?;
+        let stable_bad = bad(second, stable_requests, self.take(stable), stable)?;
+        if self.counts.iter().any(Option::is_some) {
+            return Err(DataError::UnknownSeries);
+        }
+        Ok(QuadSample {
+            canary_requests,
+            canary_bad,
+            stable_requests,
+            stable_bad,
         })
+    }
+}
+
+/// The bad requests of a version, by its requests and the second count.
+fn bad(second: Second, requests: Option<u64>, count: Option<u64>, series: Series) -> Result<Option<u64>, DataError> {
+    match (second, requests, count) {
+        (_, None, Some(_)) => Err(DataError::BadAlone(series)),
+        (_, None, None) => Ok(None),
+        (Second::Bad, Some(_), bad) => Ok(Some(bad.unwrap_or(0))),
+        (Second::Within, Some(_), None) => Err(DataError::NoBucket(series)),
+        (Second::Within, Some(requests), Some(within)) => match requests.checked_sub(within) {
+            Some(slow) => Ok(Some(slow)),
+            None => Err(DataError::TooMany(series)),
+        },
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use stepgate_core::input::{SourceHealth, Window};
-use stepgate_core::verdict::Interval;
+use stepgate_core::verdict::{DataError, Interval};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -47,19 +47,25 @@ pub struct Want {
     pub from_exclusive: i64,
     /// Seconds of one interval, and of the grid; at least 1.
     pub interval: u32,
-    /// The query of that interval ([`crate::provider::Provider::query`]).
-    pub query: Query,
+    /// The queries of that interval ([`crate::provider::Provider::query`]), one for each metric, or why there is none for it.
+    pub queries: Vec<Result<Query, DataError>>,
 }
 
 impl Want {
     /// What a decision asks for, in the words of the provider that was chosen for it.
     pub fn of(window: &Window, provider: &Provider) -> Result<Self, ProviderError> {
         let interval = window.interval.max(1);
+        let query = |measure| match provider.query(&window.arms, interval, measure) {
+            Ok(query) => Ok(Ok(query)),
+            // What one metric lacks does not hide what another one says.
+            Err(error @ ProviderError::NoLatency { .. }) => Ok(Err(DataError::unreadable(error.to_string()))),
+            Err(error) => Err(error),
+        };
         Ok(Self {
             source: window.source.clone(),
             from_exclusive: window.from,
             interval,
-            query: provider.query(&window.arms, interval)?,
+            queries: window.metrics.iter().map(query).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -67,7 +73,7 @@ impl Want {
 /// What is there now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Adjacent intervals of one metric, oldest first, all after `from_exclusive`.
+    /// Adjacent intervals, oldest first, all after `from_exclusive`.
     pub intervals: Vec<Interval>,
     /// The source, as this run last saw it.
     pub health: SourceHealth,
@@ -151,7 +157,7 @@ impl Sampler {
     }
 
     /// Takes what is there after `want.from_exclusive`, forgets what is before, and sees to it that the rest is read as it falls due.
-    /// Never waits. Another source, query or interval under the same key starts anew.
+    /// Never waits. Another source, other queries or another interval under the same key starts anew.
     pub fn want(&self, key: &Key, want: Want) -> Snapshot {
         let mut readings = lock(&self.readings);
         let known = readings.get_mut(key).filter(|reading| reading.serves(&want));
@@ -179,7 +185,7 @@ impl Sampler {
             shared: Arc::clone(&self.shared),
             key: key.clone(),
             source: want.source.clone(),
-            query: want.query.clone(),
+            queries: want.queries.clone(),
             interval: want.interval.max(1),
             book: Arc::clone(&book),
             unanswered: false,
@@ -193,7 +199,7 @@ impl Reading {
     /// Whether what this one has read, and will read, is what is wanted.
     fn serves(&self, want: &Want) -> bool {
         self.want.source == want.source
-            && self.want.query == want.query
+            && self.want.queries == want.queries
             && self.want.interval == want.interval
             && self.book.pages().reaches_back_to(want.from_exclusive)
     }

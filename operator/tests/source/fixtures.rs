@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use stepgate::provider::{Arms, Providers, Query};
+use stepgate::provider::{Arms, Measure, Providers, Query};
 use stepgate::source::{MetricsSource, SourceLimits};
 
 use crate::prometheus::Line;
@@ -31,6 +31,10 @@ pub(crate) fn limited(url: &str, limits: SourceLimits) -> MetricsSource {
 }
 
 pub(crate) fn contour(interval: u32) -> Query {
+    contour_of(interval, &Measure::Errors)
+}
+
+pub(crate) fn contour_of(interval: u32, measure: &Measure) -> Query {
     let arms = Arms {
         namespace: "shop".into(),
         stable_service: "checkout".into(),
@@ -43,7 +47,7 @@ pub(crate) fn contour(interval: u32) -> Query {
         .unwrap()
         .named("contour")
         .unwrap()
-        .query(&arms, interval)
+        .query(&arms, interval, measure)
         .unwrap()
 }
 
@@ -80,6 +84,55 @@ pub(crate) fn gateway() -> Vec<Line> {
             2,
         ),
     ]
+}
+
+/// The same twenty minutes of how long answers took, of those that the backends gave: of stable's 95 a scrape 2 took longer than 500 ms,
+/// of the canary's 8 took 5.
+pub(crate) fn latency() -> Vec<Line> {
+    const STABLE: [(&str, i64); 5] = [
+        (
+            "envoy_cluster_upstream_rq_time_count{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\"}",
+            95,
+        ),
+        (
+            "envoy_cluster_upstream_rq_time_bucket{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\",le=\"250\"}",
+            90,
+        ),
+        (
+            "envoy_cluster_upstream_rq_time_bucket{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\",le=\"500\"}",
+            93,
+        ),
+        (
+            "envoy_cluster_upstream_rq_time_bucket{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\",le=\"1000\"}",
+            95,
+        ),
+        (
+            "envoy_cluster_upstream_rq_time_bucket{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout_80\",le=\"+Inf\"}",
+            95,
+        ),
+    ];
+    const CANARY: [(&str, i64); 3] = [
+        (
+            "envoy_cluster_upstream_rq_time_count{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout-canary_80\"}",
+            8,
+        ),
+        (
+            "envoy_cluster_upstream_rq_time_bucket{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout-canary_80\",le=\"500\"}",
+            3,
+        ),
+        (
+            "envoy_cluster_upstream_rq_time_bucket{job=\"envoy\",instance=\"gw\",envoy_cluster_name=\"shop_checkout-canary_80\",le=\"+Inf\"}",
+            8,
+        ),
+    ];
+    let stable = STABLE.map(|(series, step)| Line::rising(series, 5_000, step, 240));
+    let canary = CANARY.map(|(series, step)| Line {
+        series,
+        samples: (0..240_i64)
+            .map(|index| (index >= 120).then(|| (index - 119) * step))
+            .collect(),
+    });
+    stable.into_iter().chain(canary).collect()
 }
 
 /// An hour ago, on the grid of 15 s.

@@ -21,6 +21,7 @@ pub(crate) struct Prometheus {
 }
 
 /// One counter or gauge: name with labels, and its samples from the start on, every [`SCRAPE`] seconds; `None` is no sample.
+#[derive(Clone)]
 pub(crate) struct Line {
     pub(crate) series: &'static str,
     pub(crate) samples: Vec<Option<i64>>,

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use stepgate::provider::Query;
+use stepgate::provider::{Measure, Query};
 use stepgate::source::MetricsSource;
 use stepgate::source::sampler::{Key, Sampler, SamplerOptions, Want};
 use stepgate::telemetry::Metrics;
 use stepgate_core::input::SourceHealth;
-use stepgate_core::verdict::{Arm, Counts, Interval, Observation};
+use stepgate_core::verdict::{Arm, Counts, DataError, Interval, Observation};
+use stepgate_crds::evidence::Trouble;
+use stepgate_crds::units::Span;
 use tokio::sync::mpsc;
 
-use crate::fixtures::{contour, gateway, hour_ago, now, source};
+use crate::fixtures::{contour, contour_of, gateway, hour_ago, latency, now, source};
 use crate::impostor::{Answer, Impostor};
 use crate::prometheus::Prometheus;
 use crate::vector;
@@ -78,7 +80,7 @@ fn want(from_exclusive: i64, interval: u32, query: Query) -> Want {
         source: "default".into(),
         from_exclusive,
         interval,
-        query,
+        queries: vec![Ok(query)],
     }
 }
 
@@ -304,10 +306,94 @@ async fn a_query_that_is_wrong_is_its_own_runs_trouble_only() {
     match &good.unwrap()[0].metrics[0] {
         Observation::Error(error) => {
             assert!(
-                error.0.ends_with("a series is labelled with none of the four counts"),
+                error
+                    .detail
+                    .ends_with("a series is labelled with none of the counts asked for"),
                 "{error}"
             );
         }
         other => panic!("{other:?}"),
     }
+}
+
+fn errors_and_latency(start: i64, threshold: u64) -> Want {
+    let threshold = Span::millis(threshold);
+    Want {
+        queries: vec![Ok(contour(15)), Ok(contour_of(15, &Measure::Latency { threshold }))],
+        ..want(start, 15, contour(15))
+    }
+}
+
+#[tokio::test]
+async fn two_metrics_are_read_on_one_grid() {
+    let start = hour_ago();
+    let prometheus = Prometheus::with(start, &[gateway(), latency()].concat());
+    let mut sampling = Sampling::of(source(&prometheus.url));
+    let wanted = errors_and_latency(start, 500);
+    let read = sampling.until(&wanted, |intervals, _| intervals.len() >= 100).await;
+    let arm = |requests: f64, bad: f64| Arm { requests, bad };
+    let at = |seconds: i64| &read.iter().find(|read| read.end == start + seconds).unwrap().metrics;
+    assert_eq!(
+        at(1_050),
+        &vec![
+            Observation::Counts(Counts {
+                canary: arm(30.0, 6.0),
+                stable: arm(300.0, 3.0),
+            }),
+            Observation::Counts(Counts {
+                canary: arm(24.0, 15.0),
+                stable: arm(285.0, 6.0),
+            }),
+        ]
+    );
+    assert_eq!(
+        at(300),
+        &vec![
+            Observation::CanarySilent {
+                stable: arm(300.0, 3.0)
+            },
+            Observation::CanarySilent {
+                stable: arm(285.0, 6.0)
+            },
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_threshold_that_is_no_boundary_spoils_its_metric_alone_and_the_boundaries_are_listed() {
+    let start = hour_ago();
+    let prometheus = Prometheus::with(start, &[gateway(), latency()].concat());
+    let mut sampling = Sampling::of(source(&prometheus.url));
+    let wanted = errors_and_latency(start, 300);
+    let read = sampling.until(&wanted, |intervals, _| intervals.len() >= 100).await;
+    assert_eq!(
+        read[99].metrics[1],
+        Observation::Error(DataError {
+            kind: Trouble::NoBucketBoundary,
+            detail: "300ms is no bucket boundary of the histogram; there are 250ms, 500ms, 1s: set \
+                     spec.analysis.latency.threshold to one"
+                .to_owned(),
+        })
+    );
+    assert!(matches!(read[99].metrics[0], Observation::Counts(_)), "{:?}", read[99]);
+}
+
+#[tokio::test]
+async fn a_query_that_fails_and_one_that_there_is_not_spoil_their_metrics_alone() {
+    let start = hour_ago();
+    let prometheus = Prometheus::with(start, &gateway());
+    let mut sampling = Sampling::of(source(&prometheus.url));
+    let missing = DataError::unreadable("there is no histogram");
+    let wanted = Want {
+        queries: vec![Ok(Query::new("sum(")), Err(missing.clone()), Ok(contour(15))],
+        ..want(start, 15, contour(15))
+    };
+    let read = sampling.until(&wanted, |intervals, _| intervals.len() >= 100).await;
+    let metrics = &read[99].metrics;
+    assert!(
+        matches!(&metrics[0], Observation::Error(error) if error.detail.contains("cannot evaluate the query")),
+        "{metrics:?}"
+    );
+    assert_eq!(metrics[1], Observation::Error(missing));
+    assert!(matches!(metrics[2], Observation::Counts(_)), "{metrics:?}");
 }

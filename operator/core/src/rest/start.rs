@@ -120,6 +120,8 @@ fn run_spec(input: &Input<'_>) -> RunSpec {
         max_error_rate: analysis
             .error_rate
             .map_or_else(|| Share::new(limits.max_error_rate), |rate| rate.max),
+        latency: analysis.latency,
+        warm_up: limits.warm_up,
         phi: limits.phi,
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads evidence only. An interval that could not be read holds a pass back, and never hides a failure of another metric.
 
-use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally};
+use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally, Trouble};
 
 use super::eprocess::{ln_e_share, ln_tail_over, pass_test, within};
 use super::observation::{Arm, as_f64};
@@ -54,6 +54,7 @@ pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, 
     let retreat = cases
         .iter()
         .find_map(Case::silent)
+        .filter(|_| !cases.iter().any(Case::is_heard))
         .or_else(|| cases.iter().find_map(Case::lasting_shared_fault));
     if let Some(cause) = retreat.filter(|_| !moment.promoting) {
         return Verdict::Retreat(cause);
@@ -63,6 +64,7 @@ pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, 
     }
     let objection = (cases.iter().find_map(Case::trouble))
         .or_else(|| cases.iter().find_map(Case::no_data))
+        .or_else(|| cases.iter().find_map(Case::unmeasured))
         .or_else(|| cases.iter().find_map(Case::inconsistent))
         .or_else(|| cases.iter().find_map(Case::share_mismatch))
         .or_else(|| cases.iter().find_map(Case::shared_fault));
@@ -190,6 +192,21 @@ impl Case<'_> {
         })
     }
 
+    /// Whether canary requests were counted last time.
+    fn is_heard(&self) -> bool {
+        let latest = self.kept.recent.last();
+        let is_now = self.kept.idle_seconds == 0 && self.kept.trouble.is_none();
+        is_now && latest.is_some_and(|latest| latest.canary.requests > 0)
+    }
+
+    /// The canary is silent in this metric while another one counts its requests: it is the metric that is missing.
+    fn unmeasured(&self) -> Option<HoldReason> {
+        let RetreatCause::CanarySilent { metric, intervals, .. } = self.silent()? else {
+            return None;
+        };
+        Some(HoldReason::CanaryUnmeasured { metric, intervals })
+    }
+
     fn lasting_shared_fault(&self) -> Option<RetreatCause> {
         let since = self.kept.shared_fault_since?;
         let after_rise = self.kept.shared_fault_after_rise;
@@ -203,9 +220,10 @@ impl Case<'_> {
     }
 
     fn trouble(&self) -> Option<HoldReason> {
-        let trouble = self.kept.trouble.as_ref()?;
-        Some(HoldReason::MetricsUnavailable {
-            detail: format!("{}: {trouble}", self.name()),
+        let detail = format!("{}: {}", self.name(), self.kept.trouble.as_ref()?);
+        Some(match self.kept.trouble_kind {
+            Trouble::Unreadable => HoldReason::MetricsUnavailable { detail },
+            Trouble::NoBucketBoundary => HoldReason::NoBucketBoundary { detail },
         })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A function of the evidence, the interval, the settings and the moment alone, so that it does not matter where a commit falls.
 
-use stepgate_crds::evidence::{Evidence, MetricEvidence, ProcessKind, Recent, StepTotals, Tally, Tripwire};
+use stepgate_crds::evidence::{Evidence, MetricEvidence, ProcessKind, Recent, StepTotals, Tally, Tripwire, Trouble};
 
 use super::Moment;
 use super::eprocess::{ln_tail_over, within};
@@ -94,6 +94,16 @@ fn use_of(interval: &Interval, moment: &Moment) -> Use {
     }
 }
 
+/// What is left of it for one metric: while the canary's pods are cold, nothing of those that warm up.
+fn used_by(metric: &MetricSettings, used: Use, interval: &Interval, moment: &Moment) -> Use {
+    let start = interval.end.saturating_sub(i64::from(interval.seconds));
+    if metric.warms_up && start < moment.warm_from {
+        Use::Nothing
+    } else {
+        used
+    }
+}
+
 /// Folds an interval that ends after `evidence.through`.
 pub(super) fn fold(evidence: &mut Evidence, interval: &Interval, settings: &Settings, moment: &Moment) {
     let begun = Begun {
@@ -103,14 +113,15 @@ pub(super) fn fold(evidence: &mut Evidence, interval: &Interval, settings: &Sett
     let used = use_of(interval, moment);
     for (at, (kept, metric)) in evidence.metrics.iter_mut().zip(&settings.metrics).enumerate() {
         let reading = Reading::of(interval.metrics.get(at), moment.promoting);
-        kept.trouble = match &reading {
-            Reading::Unreadable(why) => Some(why.clone()),
-            _ => None,
-        };
-        if let Reading::Unreadable(_) = reading {
+        kept.trouble = None;
+        kept.trouble_kind = Trouble::default();
+        if let Reading::Unreadable(error) = reading {
+            kept.trouble = Some(error.detail);
+            kept.trouble_kind = error.kind;
             kept.unreadable = kept.unreadable.saturating_add(1);
             continue;
         }
+        let used = used_by(metric, used, interval, moment);
         if used != Use::Nothing {
             feed_tripwire(&mut kept.tripwire, &reading);
         }

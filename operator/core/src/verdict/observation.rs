@@ -3,7 +3,7 @@
 //! The sampler hands over what the queries returned; this decides whether it is a count. Never a guess: what is not a finite,
 //! non-negative number takes the interval out.
 
-use stepgate_crds::evidence::Tally;
+use stepgate_crds::evidence::{Tally, Trouble};
 
 /// Counts are exact in a double, and in JSON, up to here.
 const LARGEST_COUNT: f64 = 9_007_199_254_740_992.0; // 2^53
@@ -35,10 +35,25 @@ pub struct Counts {
     pub stable: Arm,
 }
 
-/// Why an interval of a metric could not be read: a sentence for a person (what was asked of which source, and what it answered).
+/// Why an interval of a metric could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DataError(pub String);
+#[error("{detail}")]
+pub struct DataError {
+    /// Of what kind the trouble is.
+    pub kind: Trouble,
+    /// A sentence for a person: what was asked of which source, and what it answered.
+    pub detail: String,
+}
+
+impl DataError {
+    /// The source failed, or what it answered is no count.
+    pub fn unreadable(detail: impl Into<String>) -> Self {
+        Self {
+            kind: Trouble::Unreadable,
+            detail: detail.into(),
+        }
+    }
+}
 
 /// What one interval said about one metric.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,15 +96,18 @@ pub(super) enum Reading {
     /// No request anywhere.
     Silent,
     /// Nothing that could be believed, and why.
-    Unreadable(String),
+    Unreadable(DataError),
 }
 
 impl Reading {
     /// Reads an observation. With `canary_only` stable counts for nothing.
     pub(super) fn of(observation: Option<&Observation>, canary_only: bool) -> Self {
         let read = match observation {
-            None => Err("the sampler returned nothing for this metric".to_owned()),
-            Some(Observation::Error(DataError(why))) => Err(shortened(why)),
+            None => Err(DataError::unreadable("the sampler returned nothing for this metric")),
+            Some(Observation::Error(DataError { kind, detail })) => Err(DataError {
+                kind: *kind,
+                detail: shortened(detail),
+            }),
             Some(Observation::Silent) => Ok(Self::Silent),
             Some(Observation::CanarySilent { stable }) => {
                 tally("stable", *stable).map(|(stable, _)| match stable.requests {
@@ -104,7 +122,7 @@ impl Reading {
     }
 }
 
-fn both(counts: &Counts, canary_only: bool) -> Result<Reading, String> {
+fn both(counts: &Counts, canary_only: bool) -> Result<Reading, DataError> {
     let (canary, canary_cut) = tally("canary", counts.canary)?;
     let (stable, stable_cut) = if canary_only {
         (Tally::default(), false)
@@ -123,7 +141,7 @@ fn both(counts: &Counts, canary_only: bool) -> Result<Reading, String> {
 }
 
 /// The counts of an arm, and whether bad had to be cut to the requests.
-fn tally(name: &str, arm: Arm) -> Result<(Tally, bool), String> {
+fn tally(name: &str, arm: Arm) -> Result<(Tally, bool), DataError> {
     let requests = count(name, "requests", arm.requests)?;
     let bad = count(name, "bad requests", arm.bad)?;
     Ok((
@@ -135,11 +153,11 @@ fn tally(name: &str, arm: Arm) -> Result<(Tally, bool), String> {
     ))
 }
 
-fn count(name: &str, what: &str, value: f64) -> Result<u64, String> {
+fn count(name: &str, what: &str, value: f64) -> Result<u64, DataError> {
     if !value.is_finite() || value < 0.0 {
-        return Err(format!(
+        return Err(DataError::unreadable(format!(
             "the query for {name} {what} returned {value}, which is not a count"
-        ));
+        )));
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -158,9 +176,9 @@ pub(super) fn as_f64(count: u64) -> f64 {
     count as f64
 }
 
-/// At most 160 bytes or so: it is kept in status.
+/// At most 240 bytes or so: it is kept in status.
 fn shortened(text: &str) -> String {
-    const LONGEST: usize = 160;
+    const LONGEST: usize = 240;
     if text.len() <= LONGEST {
         return text.to_owned();
     }

@@ -146,6 +146,18 @@ pub enum HoldReason {
         /// What was asked and what came back.
         detail: String,
     },
+    /// The threshold of latency is no bucket boundary of the histogram: slow requests cannot be counted.
+    NoBucketBoundary {
+        /// Which boundaries there are.
+        detail: String,
+    },
+    /// Another metric counts requests of the canary, this one none.
+    CanaryUnmeasured {
+        /// The metric's name.
+        metric: String,
+        /// In how many intervals.
+        intervals: u32,
+    },
     /// Too often more bad requests than requests were counted.
     Inconsistent {
         /// The metric's name.
@@ -209,6 +221,8 @@ impl HoldReason {
             Self::NoData { .. } => "NoData",
             Self::ShareMismatch { .. } => "ShareMismatch",
             Self::MetricsUnavailable { .. } => "MetricsUnavailable",
+            Self::NoBucketBoundary { .. } => "NoBucketBoundary",
+            Self::CanaryUnmeasured { .. } => "CanaryUnmeasured",
             Self::Inconsistent { .. } => "Inconsistent",
         }
     }
@@ -357,6 +371,11 @@ impl fmt::Display for HoldReason {
                 percent(*expected)
             ),
             Self::MetricsUnavailable { detail } => write!(to, "metrics cannot be read: {detail}"),
+            Self::NoBucketBoundary { detail } => to.write_str(detail),
+            Self::CanaryUnmeasured { metric, intervals } => write!(
+                to,
+                "{metric}: nothing was counted for the canary in {intervals} intervals, although another metric counts its requests; does the new version still expose what is asked for?"
+            ),
             Self::Inconsistent { metric, intervals } => write!(
                 to,
                 "{metric}: in {intervals} intervals of this step more bad requests than requests were counted; check that both queries select the same series"

@@ -16,6 +16,10 @@ pub const MAX: f64 = 0.01;
 pub const RATIO: f64 = 1.2;
 /// Smallest difference of error shares that fails the relative test (0.3 percentage points).
 pub const MIN_EFFECT: f64 = 0.003;
+/// The same as [`RATIO`] for slow requests.
+pub const SLOW_RATIO: f64 = 1.25;
+/// The same as [`MIN_EFFECT`] for slow requests (1 percentage point).
+pub const SLOW_MIN_EFFECT: f64 = 0.01;
 /// Fewest bad canary requests that fail a test.
 pub const MIN_BAD: u64 = 3;
 /// So many bad canary requests need not come from two intervals; and the fewest that the tripwire takes.
@@ -54,6 +58,8 @@ pub struct MetricSettings {
     pub min_effect: f64,
     /// How many times as bad as stable the canary may be (ρ0), at least 1.
     pub ratio: f64,
+    /// Whether intervals before [`super::Moment::warm_from`] do not count: pods whose caches are cold are slow.
+    pub warms_up: bool,
 }
 
 impl MetricSettings {
@@ -65,6 +71,19 @@ impl MetricSettings {
             max: MAX,
             min_effect: MIN_EFFECT,
             ratio: RATIO,
+            warms_up: false,
+        }
+    }
+
+    /// The share of slow requests: δ 1 point, ρ0 1.25, because the canary's caches are colder than stable's.
+    #[must_use]
+    pub fn latency(max: f64) -> Self {
+        Self {
+            name: "latency".to_owned(),
+            max,
+            min_effect: SLOW_MIN_EFFECT,
+            ratio: SLOW_RATIO,
+            warms_up: true,
         }
     }
 

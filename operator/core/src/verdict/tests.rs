@@ -1,8 +1,9 @@
-//! What the verdict promises, case by case; beside it `course` (over time), `memory` (what is kept),
+//! What the verdict promises, case by case; beside it `course` (over time), `latency` (the second metric), `memory` (what is kept),
 //! `properties` (what holds always), `shared` (what both versions suffer from, and what comes in clumps) and `simulation` (how fast and
 //! how safe).
 
 mod course;
+mod latency;
 mod memory;
 mod properties;
 mod shared;
@@ -30,7 +31,7 @@ fn counts(canary: (u32, u32), stable: (u32, u32)) -> Observation {
 }
 
 fn error() -> Observation {
-    Observation::Error(DataError("the source answered 503".to_owned()))
+    Observation::Error(DataError::unreadable("the source answered 503"))
 }
 
 /// The k-th interval (from 1) after the acceptance.
@@ -58,13 +59,7 @@ fn settings() -> Settings {
 }
 
 fn two_metrics() -> Settings {
-    let latency = MetricSettings {
-        name: "latency".to_owned(),
-        min_effect: 0.01,
-        ratio: 1.25,
-        ..MetricSettings::errors()
-    };
-    Settings::new(vec![MetricSettings::errors(), latency], 4)
+    Settings::new(vec![MetricSettings::errors(), MetricSettings::latency(0.01)], 4)
 }
 
 fn at(weight_percent: u32) -> Moment {

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, Semaphore};
 use super::super::reply::Sample;
 use super::super::{ErrorClass, MetricsSource, SourceError};
 use super::SamplerOptions;
-use crate::provider::Query;
+use crate::provider::{Query, Slow};
 use crate::telemetry::Metrics;
 
 /// For so long one look at the source's clock is good for all runs.
@@ -104,5 +104,16 @@ impl Feed {
             *self.clock.lock().await = None;
         }
         answer.map_err(Problem::from)
+    }
+
+    /// The bucket boundaries that there are, when it is this question's turn.
+    pub(super) async fn boundaries(&self, slow: &Slow, time: i64, metrics: &Metrics) -> Result<Vec<f64>, SourceError> {
+        let slot = self.slots.acquire().await;
+        let started = Instant::now();
+        let answer = self.source.boundaries(slow, time).await;
+        drop(slot);
+        let outcome = answer.as_ref().map_or_else(SourceError::label, |_| "ok");
+        metrics.source_query(self.source.name(), outcome, started.elapsed());
+        answer
     }
 }

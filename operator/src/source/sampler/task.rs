@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use stepgate_core::verdict::{DataError, Interval, Observation};
+use stepgate_crds::evidence::Trouble;
 use tokio::sync::mpsc;
 
 use super::super::reply::{self, Sample};
@@ -56,7 +58,7 @@ pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
     pub(super) key: Key,
     pub(super) source: String,
-    pub(super) query: Query,
+    pub(super) queries: Vec<Result<Query, DataError>>,
     pub(super) interval: u32,
     pub(super) book: Arc<Book>,
     /// The last query failed: that the source's clock can be read does not mean that it is well again.
@@ -94,10 +96,65 @@ impl Task {
             self.tell();
         }
         let ends = self.due().await;
-        let read = feed.read(&self.query, &ends, self.interval, &self.shared.metrics).await;
+        let read = self.read(feed, &ends).await;
         self.unanswered = read.is_err();
-        self.write(read?);
+        self.write(&ends, read?);
         Ok(())
+    }
+
+    /// The observations of each metric at these ends, in the order of the queries. What keeps one metric from being read spoils that metric
+    /// alone; an error is that none could be.
+    async fn read(&self, feed: &Feed, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
+        let read = join_all(
+            self.queries
+                .iter()
+                .map(|query| self.read_one(feed, query.as_ref(), ends)),
+        )
+        .await;
+        if read.iter().all(Result::is_err) {
+            return read.into_iter().collect();
+        }
+        let spoilt = |problem: Problem| {
+            let error = Observation::Error(DataError::unreadable(problem.message));
+            vec![error; ends.len()]
+        };
+        Ok(read.into_iter().map(|one| one.unwrap_or_else(spoilt)).collect())
+    }
+
+    async fn read_one(
+        &self,
+        feed: &Feed,
+        query: Result<&Query, &DataError>,
+        ends: &[i64],
+    ) -> Result<Vec<Observation>, Problem> {
+        let query = match query {
+            Ok(query) => query,
+            Err(error) => return Ok(vec![Observation::Error(error.clone()); ends.len()]),
+        };
+        let samples = feed.read(query, ends, self.interval, &self.shared.metrics).await?;
+        let boundary = match samples.last() {
+            Some((end, Err(reply::DataError::NoBucket(_)))) => self.no_boundary(feed, query, *end).await,
+            _ => None,
+        };
+        let observation = |(end, sample): (i64, Sample)| match (sample, &boundary) {
+            (Ok(sample), _) => Observation::from(sample),
+            (Err(reply::DataError::NoBucket(_)), Some(error)) => Observation::Error(error.clone()),
+            (Err(error), _) => self.spoilt(end, error),
+        };
+        Ok(samples.into_iter().map(observation).collect())
+    }
+
+    /// What a person is told where the bucket of the threshold is not there.
+    async fn no_boundary(&self, feed: &Feed, query: &Query, time: i64) -> Option<DataError> {
+        let slow = query.slow()?;
+        let detail = match feed.boundaries(slow, time, &self.shared.metrics).await {
+            Ok(boundaries) => slow.unit.no_boundary(slow.threshold, &boundaries),
+            Err(error) => format!("{} is no bucket boundary of the histogram ({error})", slow.threshold),
+        };
+        Some(DataError {
+            kind: Trouble::NoBucketBoundary,
+            detail,
+        })
     }
 
     /// The ends of the intervals that are missing and old enough, oldest first; waits until there is one, and room for it.
@@ -134,19 +191,20 @@ impl Task {
         }
     }
 
-    fn write(&self, samples: Vec<(i64, Sample)>) {
+    fn write(&self, ends: &[i64], read: Vec<Vec<Observation>>) {
         let interval = i64::from(self.interval);
-        let through = samples.last().map(|(end, _)| *end);
+        let through = ends.last();
         self.book.answers();
         let mut pages = self.book.pages();
-        for (end, sample) in samples {
+        let mut read: Vec<_> = read.into_iter().map(Vec::into_iter).collect();
+        for end in ends {
+            let metrics = read.iter_mut().filter_map(Iterator::next).collect();
             // What fell behind `from` while the question was under way is not wanted any more.
-            if end == pages.next_end(interval) {
-                let observation = sample.map_or_else(|error| self.spoilt(end, error), Observation::from);
+            if *end == pages.next_end(interval) {
                 pages.intervals.push_back(Interval {
-                    end,
+                    end: *end,
                     seconds: self.interval,
-                    metrics: vec![observation],
+                    metrics,
                 });
             }
         }
@@ -158,7 +216,7 @@ impl Task {
 
     fn spoilt(&self, end: i64, error: reply::DataError) -> Observation {
         let at = jiff::Timestamp::from_second(end).unwrap_or_default();
-        Observation::Error(DataError(format!(
+        Observation::Error(DataError::unreadable(format!(
             "metrics source {}, interval to {at}: {error}",
             self.source
         )))

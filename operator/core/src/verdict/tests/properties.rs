@@ -163,7 +163,7 @@ fn wild_observation() -> impl Strategy<Value = Observation> {
         4 => (arms(), arms()).prop_map(|(canary, stable)| Observation::Counts(Counts { canary, stable })),
         1 => arms().prop_map(|stable| Observation::CanarySilent { stable }),
         1 => Just(Observation::Silent),
-        1 => ".{0,400}".prop_map(|why| Observation::Error(DataError(why))),
+        1 => ".{0,400}".prop_map(|why| Observation::Error(DataError::unreadable(why))),
     ]
 }
 
@@ -263,9 +263,9 @@ proptest! {
     ) {
         let [max, min_effect, ratio, alpha, beta, phi] = parameters;
         let (step, weight_percent, accepted, counts_from, paused, promoting, steps) = moments;
-        let metric = MetricSettings { max, min_effect, ratio, ..MetricSettings::errors() };
+        let metric = MetricSettings { max, min_effect, ratio, warms_up: promoting, ..MetricSettings::errors() };
         let settings = Settings { alpha, beta, phi, ..Settings::new(vec![metric], steps) };
-        let moment = Moment { step, weight_percent, accepted, counts_from, paused, promoting, unavailable: None };
+        let moment = Moment { step, weight_percent, accepted, counts_from, warm_from: counts_from, paused, promoting, unavailable: None };
         let new: Vec<Interval> = observations
             .into_iter()
             .zip(ends)

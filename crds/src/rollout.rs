@@ -30,6 +30,7 @@ use crate::{
     status = "RolloutStatus",
     doc = "Rollout says how a Deployment's new versions go out: in which steps of traffic over the user's own route, and judged by what.",
     derive = "PartialEq",
+    validation = Rule::new("!has(self.spec.steps) || !self.spec.steps.exists(step, has(step.analysis) && has(step.analysis.latency)) || (has(self.spec.analysis) && has(self.spec.analysis.latency))").message("a step has a latency of its own: spec.analysis.latency has to say the threshold"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a Rollout has at most 63 characters: it is a label value on the Deployment"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
@@ -155,6 +156,85 @@ pub struct Step {
     /// Whether a person has to promote after this step's evidence passed. Default: none has to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
+    /// What is judged otherwise at this step than in the others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<StepAnalysis>,
+}
+
+/// How a version is judged at one step, where that is not as in the others.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StepAnalysis {
+    /// The share of requests that may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_rate: Option<ErrorRate>,
+    /// The share of requests that may be slow; the threshold is that of the Rollout's analysis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<StepLatency>,
+    /// What follows where this step is neither passed nor failed for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_inconclusive: Option<OnInconclusive>,
+    /// What follows where there are no data for long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_data: Option<OnNoData>,
+}
+
+/// How many requests may be slow at one step.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StepLatency {
+    /// The tolerated share of slow requests, above 0% and at most 50%.
+    #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
+    pub max: Share,
+}
+
+/// What follows where a step is neither passed nor failed for long.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OnInconclusive {
+    /// How long the step waits for a verdict, from when its weight is in force. Default: 30m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('168h')").message("after must be from 10s to 168h"))]
+    pub after: Option<Span>,
+    /// What is done then.
+    pub then: Inconclusive,
+}
+
+/// What is done with a step that is neither passed nor failed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inconclusive {
+    /// It waits on, and is reported as stalled.
+    Hold,
+    /// All traffic goes to stable, and a person decides.
+    Retreat,
+    /// The version has failed.
+    Rollback,
+    /// It goes on, if it had at least 50 requests of each metric, the share of bad ones is under the max, and nothing but too little
+    /// traffic (or a stable version that is worse) holds it; else it waits on.
+    Advance,
+}
+
+/// What follows where there are no data for long.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OnNoData {
+    /// How long there have to be no data. Default: 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s') && duration(self) <= duration('168h')").message("after must be from 10s to 168h"))]
+    pub after: Option<Span>,
+    /// What is done then.
+    pub then: NoData,
+}
+
+/// What is done with a step without data. Never that it goes on.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoData {
+    /// It waits on, and is reported as stalled.
+    Hold,
+    /// All traffic goes to stable until there are data of it again.
+    Retreat,
+    /// The version has failed.
+    Rollback,
 }
 
 /// Whether a step waits for a person.
@@ -186,6 +266,14 @@ pub struct Analysis {
     /// The share of requests that may be slow. Default: how long requests take is not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+    /// What follows where a step is neither passed nor failed for long. Default: it holds, and is reported as stalled after
+    /// progressDeadline. An edit goes for the run that is under way, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_inconclusive: Option<OnInconclusive>,
+    /// What follows where there are no data for long. Default: it holds, and is reported as stalled after progressDeadline. An edit goes
+    /// for the run that is under way, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_no_data: Option<OnNoData>,
 }
 
 /// The sets of queries that there are.

@@ -190,7 +190,7 @@ impl Mends {
 #[serde(rename_all = "camelCase")]
 pub struct Cause {
     /// One word: `Verdict`, `Tripwire`, `Aborted`, `ProgressDeadline`, `CanaryLost`, `CanaryRestarts`, `NewTemplate`, `TemplatePutBack`,
-    /// `StableLost`, `Released`, `NothingToProtect`, `Deleted`, `Suspended`, `WorkloadReplaced`.
+    /// `NoData`, `Inconclusive`, `StableLost`, `Released`, `NothingToProtect`, `Deleted`, `Suspended`, `WorkloadReplaced`.
     pub reason: String,
     /// In words and numbers.
     pub detail: String,

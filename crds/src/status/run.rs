@@ -40,6 +40,9 @@ pub struct Run {
     /// The weight that every parent accepted last, and since when: what the counts are judged by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_force: Option<InForce>,
+    /// Since when there are no data to judge by; none while there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_data_since: Option<Timestamp>,
     /// How often the run has retreated, and why.
     #[serde(default, skip_serializing_if = "Retreats::is_none")]
     pub retreats: Retreats,
@@ -236,6 +239,10 @@ pub enum Retreat {
     SharedFault,
     /// Requests were sent to the canary and none was counted.
     CanarySilent,
+    /// There were no data for as long as the spec allows.
+    NoData,
+    /// A step was neither passed nor failed for as long as the spec allows.
+    Inconclusive,
 }
 
 impl Retreat {
@@ -245,6 +252,8 @@ impl Retreat {
             Self::PodsLost => "PodsLost",
             Self::SharedFault => "SharedFault",
             Self::CanarySilent => "CanarySilent",
+            Self::NoData => "NoData",
+            Self::Inconclusive => "Inconclusive",
         }
     }
 }
@@ -259,6 +268,10 @@ pub struct Retreats {
     pub pods_lost: i32,
     /// Those because the canary was silent.
     pub silent: i32,
+    /// Those because there were no data.
+    pub no_data: i32,
+    /// Those because a step was neither passed nor failed.
+    pub inconclusive: i32,
 }
 
 impl Retreats {

@@ -39,11 +39,14 @@ pub(super) fn of_run(run: &Run, status: &RolloutStatus, now: Timestamp) -> Strin
 /// What came in the way of the run so far; nothing for most.
 fn incidents(run: &Run) -> String {
     let retreats = &run.retreats;
-    let shared = retreats.all - retreats.pods_lost - retreats.silent;
+    let others = retreats.pods_lost + retreats.silent + retreats.no_data + retreats.inconclusive;
+    let shared = retreats.all - others;
     let causes: Vec<String> = [
         (retreats.pods_lost, Retreat::PodsLost),
         (shared, Retreat::SharedFault),
         (retreats.silent, Retreat::CanarySilent),
+        (retreats.no_data, Retreat::NoData),
+        (retreats.inconclusive, Retreat::Inconclusive),
     ]
     .into_iter()
     .filter(|(times, _)| *times > 0)
@@ -87,7 +90,10 @@ fn ladder(run: &Run) -> String {
         .steps
         .iter()
         .enumerate()
-        .map(|(index, Step { weight, bake, approval })| {
+        .map(|(index, step)| {
+            let Step {
+                weight, bake, approval, ..
+            } = step;
             vec![
                 mark(index).to_owned(),
                 format!("{weight} %"),
@@ -125,6 +131,8 @@ fn doing(run: &Run, now: Timestamp) -> String {
                 Retreat::PodsLost => "all pods of the canary went: it goes on when they are ready",
                 Retreat::SharedFault => "both versions failed: it goes on when stable was well for a while",
                 Retreat::CanarySilent => "no request to the canary was counted: it is tried again",
+                Retreat::NoData => "there were no data: it goes on when there have been some of stable for a while",
+                Retreat::Inconclusive => "no verdict was reached in time (resume)",
             };
             let well = well_since.map_or_else(String::new, |well| format!(", stable well for {}", lasted(now, well)));
             format!("all traffic on stable for {}: {why}{well}", lasted(now, *since))

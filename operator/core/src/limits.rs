@@ -45,6 +45,12 @@ pub struct Limits {
     pub brake: [Span; 3],
     /// For how long such a change is remembered.
     pub brake_memory: Span,
+    /// How long a step waits for a verdict before `onInconclusive` acts, where that does not say.
+    pub inconclusive: Span,
+    /// How long there have to be no data before `onNoData` acts, where that does not say.
+    pub no_data: Span,
+    /// So many canary requests of a step it takes before `onInconclusive: Advance` goes on without a verdict.
+    pub advance_requests: u64,
     /// How often in an hour a template may be put into the user's Deployment.
     pub mends: usize,
     /// The dispersion that evidence is divided by where stable's history does not tell it.
@@ -77,6 +83,9 @@ impl Default for Limits {
             well_intervals: 10,
             patience: 3,
             brake: [Span::seconds(1), Span::seconds(10), Span::seconds(60)],
+            inconclusive: Span::seconds(1_800),
+            no_data: Span::seconds(600),
+            advance_requests: 50,
             brake_memory: Span::seconds(600),
             mends: 3,
             phi: 2.0,

@@ -115,10 +115,17 @@ fn take_over(input: &Input<'_>, run: &Run, found: &Found) -> Run {
         }
         .first_evidence();
         begin_anew(&first, input.now, &mut run);
-    } else if has_deadline && is_next {
-        *since = since.after(input.absent).min(input.now);
     } else if has_deadline {
-        *since = input.now;
+        let shift = |since: &mut Timestamp| {
+            *since = if is_next {
+                since.after(input.absent).min(input.now)
+            } else {
+                input.now
+            };
+        };
+        shift(since);
+        run.no_data_since.iter_mut().for_each(shift);
+    }
     }
     run
 }
@@ -127,6 +134,7 @@ fn take_over(input: &Input<'_>, run: &Run, found: &Found) -> Run {
 fn begin_anew(first: &Evidence, now: Timestamp, run: &mut Run) {
     if let Some(force) = &mut run.in_force {
         force.since = now;
+        force.grown = force.grown.map(|_| now);
         run.evidence.through = first.through;
     }
     if let RunState::Retreated {
@@ -135,8 +143,8 @@ fn begin_anew(first: &Evidence, now: Timestamp, run: &mut Run) {
     {
         *well = now;
     }
-    if let Some(bare) = &mut run.bare_since {
-        *bare = now;
+    for since in [&mut run.bare_since, &mut run.no_data_since].into_iter().flatten() {
+        *since = now;
     }
     run.refreshed = now;
 }

@@ -5,6 +5,7 @@
 pub mod draining;
 mod drift;
 mod newer;
+mod patience;
 pub mod paused;
 pub mod preparing;
 pub mod promoting;
@@ -18,9 +19,9 @@ pub mod weights;
 use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
-    rollout::ProviderName,
+    rollout::{ProviderName, Step, StepAnalysis},
     status::{Cause, Found, InForce, MetricReport, Note, Outcome, Phase, Retreat, Run, RunState},
-    units::{Span, Timestamp},
+    units::{Share, Span, Timestamp},
 };
 
 use crate::{
@@ -127,6 +128,7 @@ impl<'a> Pass<'a> {
                 since: self.input.now,
                 grown: Some(self.grown()),
             }),
+            no_data_since: None,
             evidence,
             ..self.run.clone()
         }
@@ -210,14 +212,29 @@ impl<'a> Pass<'a> {
     /// The parameters of this run's verdict.
     pub fn settings(&self) -> Settings {
         let spec = &self.run.spec;
+        let step = self.run.in_force.as_ref().map_or(self.run.step, |force| force.step);
+        // What is tolerated at each step, and at the present one.
+        let by_step = |metric: MetricSettings, own: fn(&StepAnalysis) -> Option<Share>| {
+            let max = |step: &Step| step.analysis.as_ref().and_then(own).map(Share::get);
+            let own: Vec<Option<f64>> = spec.steps.iter().map(max).collect();
+            let now = usize::try_from(step).ok().and_then(|step| *own.get(step)?);
+            let differ = own.iter().any(Option::is_some);
+            let all = own.into_iter().map(|own| own.unwrap_or(metric.max));
+            MetricSettings {
+                max: now.unwrap_or(metric.max),
+                max_by_step: if differ { all.collect() } else { Vec::new() },
+                ..metric
+            }
+        };
         let errors = MetricSettings {
             max: spec.max_error_rate.get(),
             ..MetricSettings::errors()
         };
-        let latency = spec
-            .latency
-            .iter()
-            .map(|latency| MetricSettings::latency(latency.max.get()));
+        let errors = by_step(errors, |own| own.error_rate.as_ref().map(|own| own.max));
+        let latency = spec.latency.iter().map(|latency| {
+            let latency = MetricSettings::latency(latency.max.get());
+            by_step(latency, |own| own.latency.as_ref().map(|own| own.max))
+        });
         let metrics = [errors].into_iter().chain(latency).collect();
         Settings {
             phi: spec.phi,
@@ -319,6 +336,10 @@ impl<'a> Pass<'a> {
             Verdict::Retreat(_) | Verdict::Hold(_) => verdict.reason().to_owned(),
         });
         if let Some(run) = &mut status.run {
+            run.no_data_since = match verdict {
+                Verdict::Hold(reason) if reason.is_no_data() => run.no_data_since.or(Some(self.input.now)),
+                _ => None,
+            };
             run.evidence = judgement.evidence.clone();
             run.metrics = judgement.explanations.iter().map(metric_report).collect();
         }

@@ -1,11 +1,11 @@
 //! What the core decides, against a small world in memory: objects as JSON behind an API server's rules, with a Deployment
 //! controller, a gateway, endpoints and counts that follow a script.
 //!
-//! `lives`, `latency`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants` does all of
-//! it at random, `exhaustive` searches every interleaving of a small one; each write of each of them is checked against the safety rules
-//! (`fixtures::checker`), which `rules` breaks one by one. `late` is about a status that is read late.
-//! `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`, `rest`, `preflight`
-//! and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
+//! `lives`, `latency`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants`
+//! does all of it at random, `exhaustive` searches every interleaving of a small one; each write of each of them is checked against the
+//! safety rules (`fixtures::checker`), which `rules` breaks one by one. `late` is about a status that is read late, `patience` is what
+//! follows from waiting. `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`,
+//! `rest`, `preflight` and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
 
 #[cfg(test)]
 mod fixtures {
@@ -36,6 +36,7 @@ mod decisions {
     mod lives;
     mod mishaps;
     mod parents;
+    mod patience;
     mod preflight;
     mod rest;
     mod rules;

@@ -173,6 +173,8 @@ fn implausible(written: &Value, status: Option<&RolloutStatus>) -> Option<&'stat
             ("status.run.retreats.all", run.retreats.all),
             ("status.run.retreats.podsLost", run.retreats.pods_lost),
             ("status.run.retreats.silent", run.retreats.silent),
+            ("status.run.retreats.noData", run.retreats.no_data),
+            ("status.run.retreats.inconclusive", run.retreats.inconclusive),
         ])
         .or_else(|| (!in_steps(run.step)).then_some("status.run.step"))
         .or_else(|| (!percent(run.weight)).then_some("status.run.weight"))

@@ -3,7 +3,7 @@
 use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
-    rollout::Step,
+    rollout::{Step, StepAnalysis},
     status::{Phase, Retreats, Run, RunSpec, RunState},
     units::Share,
 };
@@ -54,6 +54,7 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         weight: 0,
         accepted_weight: 0,
         in_force: None,
+        no_data_since: None,
         retreats: Retreats::default(),
         drift: None,
         newer: None,
@@ -101,6 +102,7 @@ fn run_spec(input: &Input<'_>) -> RunSpec {
                 weight: *weight,
                 bake: None,
                 approval: None,
+                analysis: None,
             })
             .collect()
     });
@@ -110,6 +112,12 @@ fn run_spec(input: &Input<'_>) -> RunSpec {
             .into_iter()
             .map(|step| Step {
                 bake: Some(step.bake.unwrap_or(limits.bake)),
+                // What follows from waiting is the spec's as it is now, not as it was.
+                analysis: step.analysis.map(|analysis| StepAnalysis {
+                    on_inconclusive: None,
+                    on_no_data: None,
+                    ..analysis
+                }),
                 ..step
             })
             .collect(),

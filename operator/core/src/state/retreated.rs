@@ -9,6 +9,7 @@ use stepgate_crds::{
 
 use super::{Pass, interval_seconds, stepping};
 use crate::{
+    input::SourceHealth,
     plan::Plan,
     report::{self, Said},
     verdict::{self, Judgement},
@@ -23,6 +24,8 @@ pub fn retreat(pass: &Pass<'_>, judgement: Option<&Judgement>, why: Retreat, det
     match why {
         Retreat::PodsLost => retreats.pods_lost = retreats.pods_lost.saturating_add(1),
         Retreat::CanarySilent => retreats.silent = retreats.silent.saturating_add(1),
+        Retreat::NoData => retreats.no_data = retreats.no_data.saturating_add(1),
+        Retreat::Inconclusive => retreats.inconclusive = retreats.inconclusive.saturating_add(1),
         Retreat::SharedFault => {}
     }
     if why == Retreat::PodsLost && retreats.pods_lost >= input.limits.patience {
@@ -30,7 +33,8 @@ pub fn retreat(pass: &Pass<'_>, judgement: Option<&Judgement>, why: Retreat, det
         return pass.roll_back(judgement, Outcome::Failed, "CanaryLost", &detail);
     }
     let since = input.now;
-    // One try is enough for a version of which nothing is heard, and what a person paused goes on when a person says so.
+    // One try is enough for a version of which nothing is heard, what a person paused goes on when a person says so, and another wait would
+    // end like the first.
     let paused = matches!(
         pass.run.state,
         RunState::Paused {
@@ -38,7 +42,7 @@ pub fn retreat(pass: &Pass<'_>, judgement: Option<&Judgement>, why: Retreat, det
             ..
         }
     );
-    let person = paused || retreats.all >= input.limits.patience || retreats.silent > 1;
+    let person = paused || why == Retreat::Inconclusive || retreats.all >= input.limits.patience || retreats.silent > 1;
     let state = if person {
         RunState::Paused {
             since,
@@ -105,7 +109,11 @@ pub fn next(pass: &Pass<'_>, why: Retreat, well_since: Option<Timestamp>) -> Pla
             let said = Said::urgent(Phase::Retreated, why.as_str(), message);
             pass.wait(judged, &said, Some(pass.deadline()))
         }
-        Retreat::SharedFault => shared_fault(pass, judged, step, well_since),
+        Retreat::SharedFault | Retreat::NoData => until_well(pass, judged, step, why, well_since),
+        Retreat::Inconclusive => {
+            let message = format!("all traffic is on stable; {}", way_on(pass, why));
+            pass.wait(judged, &Said::stalled(Phase::Retreated, why.as_str(), message), None)
+        }
         Retreat::CanarySilent => {
             let again = pass.since().after(input.limits.silence);
             if input.now >= again {
@@ -150,25 +158,33 @@ pub(super) fn back(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Pla
     Some(pass.wait(judgement, &said, (!late).then(|| pass.deadline())))
 }
 
-/// Both versions failed: stable has to be well for some time first.
-fn shared_fault(pass: &Pass<'_>, judgement: Option<&Judgement>, step: usize, well_since: Option<Timestamp>) -> Plan {
+/// Both versions failed, or there were no data: stable has to be well for some time first, as its data say.
+fn until_well(
+    pass: &Pass<'_>,
+    judgement: Option<&Judgement>,
+    step: usize,
+    why: Retreat,
+    well_since: Option<Timestamp>,
+) -> Plan {
     let input = pass.input;
-    let is_well = judgement.is_some_and(|judgement| {
-        let stable_is_well = |metric: &stepgate_crds::evidence::MetricEvidence| {
-            metric.stable_over_since.is_none() && metric.trouble.is_none() && metric.idle_seconds == 0
-        };
-        judgement.evidence.metrics.iter().all(stable_is_well)
-    });
+    let answers = !matches!(input.source, SourceHealth::Down { .. });
+    let is_well = answers
+        && judgement.is_some_and(|judgement| {
+            let stable_is_well = |metric: &stepgate_crds::evidence::MetricEvidence| {
+                metric.stable_over_since.is_none() && metric.trouble.is_none() && metric.idle_seconds == 0
+            };
+            judgement.evidence.metrics.iter().all(stable_is_well)
+        });
     let seen = |well_since: Option<Timestamp>, message: &str| {
         let run = Run {
             state: RunState::Retreated {
                 since: pass.since(),
-                why: Retreat::SharedFault,
+                why,
                 well_since,
             },
             ..pass.run.clone()
         };
-        let said = Said::urgent(Phase::Retreated, Retreat::SharedFault.as_str(), message);
+        let said = Said::urgent(Phase::Retreated, why.as_str(), message);
         pass.commit_judged(run, judgement, &said, None)
     };
     let intervals = u64::from(interval_seconds(pass.run.spec.interval)) * u64::from(input.limits.well_intervals);
@@ -180,11 +196,11 @@ fn shared_fault(pass: &Pass<'_>, judgement: Option<&Judgement>, step: usize, wel
         }
         (_, well) => {
             let at = well.map(|since| since.after(Span::seconds(intervals)));
-            let message = format!("all traffic is on stable; {}", way_on(pass, Retreat::SharedFault));
+            let message = format!("all traffic is on stable; {}", way_on(pass, why));
             let said = if pass.is_overdue() && well.is_none() {
-                Said::stalled(Phase::Retreated, Retreat::SharedFault.as_str(), message)
+                Said::stalled(Phase::Retreated, why.as_str(), message)
             } else {
-                Said::urgent(Phase::Retreated, Retreat::SharedFault.as_str(), message)
+                Said::urgent(Phase::Retreated, why.as_str(), message)
             };
             pass.wait(
                 judgement,
@@ -217,6 +233,14 @@ fn way_on(pass: &Pass<'_>, why: Retreat) -> String {
         Retreat::SharedFault => format!(
             "it goes on when stable has been well for {} intervals",
             pass.input.limits.well_intervals
+        ),
+        Retreat::NoData => format!(
+            "it goes on when there have been data of stable, and it has been well, for {} intervals",
+            pass.input.limits.well_intervals
+        ),
+        Retreat::Inconclusive => format!(
+            "kubectl stepgate resume {} tries again, abort ends it",
+            pass.input.rollout.name
         ),
         Retreat::CanarySilent => format!(
             "it gets one more try at the first weight after {}; check that the canary's Service and its metrics are reachable",

@@ -3,13 +3,18 @@
 use stepgate_crds::{
     rollout::Approval,
     status::{Outcome, PauseReason, Phase, Retreat, RunState},
+    units::Timestamp,
 };
 
-use super::{Pass, drift, retreated};
+use super::{
+    Pass, drift,
+    patience::{self, Patience, Then},
+    retreated,
+};
 use crate::{
     plan::{Effect, Plan},
     report::{self, Said},
-    verdict::{self, Judgement, RetreatCause, Verdict},
+    verdict::{self, HoldReason, Judgement, RetreatCause, Verdict},
 };
 
 /// What follows from a run that is at a step.
@@ -153,12 +158,7 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
 }
 
 /// The weight is in force: is the step over?
-fn at_weight(
-    pass: &Pass<'_>,
-    judgement: Option<&Judgement>,
-    needed: i32,
-    settled: stepgate_crds::units::Timestamp,
-) -> Plan {
+fn at_weight(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32, settled: Timestamp) -> Plan {
     let (input, run) = (pass.input, pass.run);
     let weight = run.weight;
     let Some(step) = usize::try_from(run.step).ok().and_then(|step| run.spec.steps.get(step)) else {
@@ -172,11 +172,13 @@ fn at_weight(
         .spec
         .progress_deadline
         .unwrap_or(input.limits.progress_deadline);
-    let long = input.now >= settled.after(deadline);
     let baked = settled.after(step.bake.unwrap_or(input.limits.bake));
     // Nothing is judged where nothing is sent: blue and green are a person's decision.
     if weight == 0 && step.approval == Some(Approval::Required) && input.now >= baked && input.canary_ready >= needed {
         return pause_for_approval(pass, judgement, "nothing is judged at 0 %");
+    }
+    if let Some((judged, Verdict::Hold(reason))) = judgement.map(|judgement| (judgement, &judgement.verdict)) {
+        return held(pass, judged, reason, settled, baked, needed);
     }
     let (said, wake) = match judgement.map(|judgement| &judgement.verdict) {
         Some(Verdict::Pass) if input.canary_ready < needed => {
@@ -206,25 +208,71 @@ fn at_weight(
             let why = judgement
                 .and_then(|judgement| judgement.explanations.first())
                 .map_or_else(|| verdict.to_string(), ToString::to_string);
-            return if step.approval == Some(Approval::Required) {
-                pause_for_approval(pass, judgement, &why)
-            } else {
-                advance(pass, judgement, &format!("{weight} % passed ({why})"), true)
-            };
+            return go_on(pass, judgement, &format!("passed ({why})"));
         }
-        Some(verdict @ Verdict::Hold(reason)) => {
-            let message = format!("{weight} %: {verdict}");
-            (
-                hold(reason.name(), message, long),
-                (!long).then(|| settled.after(deadline)),
-            )
-        }
-        Some(Verdict::Fail(_) | Verdict::Retreat(_)) | None => (
+        Some(Verdict::Fail(_) | Verdict::Retreat(_) | Verdict::Hold(_)) | None => (
             Said::passing(Phase::Stepping, "Analysing", format!("{weight} %: collecting evidence")),
             None,
         ),
     };
     pass.wait(judgement, &said, wake)
+}
+
+/// Neither passed nor failed: waits, or does what the spec says of waiting for long.
+fn held(
+    pass: &Pass<'_>,
+    judgement: &Judgement,
+    reason: &HoldReason,
+    settled: Timestamp,
+    baked: Timestamp,
+    needed: i32,
+) -> Plan {
+    let (input, weight) = (pass.input, pass.run.weight);
+    let Patience { over, then, rule } = patience::of(pass, reason, settled);
+    let is_over = input.now >= over;
+    let mut message = format!("{weight} %: {reason}");
+    let why = format!("{message}; {rule}");
+    match then {
+        Then::RollBack(cause) if is_over => return pass.roll_back(Some(judgement), Outcome::Failed, cause, &why),
+        Then::Retreat(cause) if is_over && pass.is_exposed() => {
+            return retreated::retreat(pass, Some(judgement), cause, &why);
+        }
+        Then::Advance if is_over => {
+            let obstacle = if input.canary_ready < needed {
+                Some(format!("{} of {needed} canary pods are ready", input.canary_ready))
+            } else if input.now < baked {
+                Some(format!("it bakes until {baked}"))
+            } else {
+                patience::obstacle(pass, judgement, reason)
+            };
+            match obstacle {
+                None => return go_on(pass, Some(judgement), &format!("goes on without a verdict ({why})")),
+                Some(obstacle) => message = format!("{why}, not while: {obstacle}"),
+            }
+        }
+        Then::Hold => {}
+        Then::RollBack(_) | Then::Retreat(_) | Then::Advance => message = format!("{why}, at {over}"),
+    }
+    let said = hold(reason.name(), message, is_over);
+    let wake = if is_over {
+        Some(baked).filter(|baked| input.now < *baked)
+    } else {
+        Some(over)
+    };
+    pass.wait(Some(judgement), &said, wake)
+}
+
+/// The step is over: on, or a person is asked first.
+fn go_on(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
+    let step = usize::try_from(pass.run.step)
+        .ok()
+        .and_then(|step| pass.run.spec.steps.get(step));
+    if step.is_some_and(|step| step.approval == Some(Approval::Required)) {
+        pause_for_approval(pass, judgement, why)
+    } else {
+        let weight = pass.run.weight;
+        advance(pass, judgement, &format!("{weight} % {why}"), true)
+    }
 }
 
 /// What is said of a hold: too little traffic is the ordinary course until the deadline, everything else a person wants to see at once.
@@ -250,7 +298,7 @@ fn pause_for_approval(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str)
     if let Some(judgement) = judgement {
         pass.record(&mut status, judgement);
     }
-    let text = format!("{weight} % passed and waits for an approval: kubectl stepgate promote {name}");
+    let text = format!("{weight} % waits for an approval: kubectl stepgate promote {name}");
     let note = report::note(pass.input, false, "ApprovalRequired", format!("{text} ({why})"));
     report::commit(
         status,

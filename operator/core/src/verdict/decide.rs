@@ -126,15 +126,16 @@ impl Case<'_> {
         let mean = process::mean_absolute(&self.kept.processes, self.begun, self.settings, self.metric);
         let loudest = mean.loudest?;
         let window = loudest.absolute;
+        let max = process::max(loudest, self.begun, self.metric);
         let fails = mean.ln_e >= self.settings.threshold_fail()
             && self.enough_bad(window.canary, window.intervals_with_bad)
-            && share(window.canary) > self.metric.max()
+            && share(window.canary) > max
             && self.kept.stable_over_since.is_none()
             && self.looks_worse_than_stable(loudest);
         fails.then(|| Rule::Absolute {
             metric: self.name(),
             canary: window.canary.into(),
-            max: self.metric.max(),
+            max,
             evidence: mean.ln_e,
             threshold: self.settings.threshold_fail(),
         })

@@ -37,9 +37,17 @@ pub(super) fn aligned(evidence: &Evidence, settings: &Settings) -> Evidence {
     }
 }
 
+fn begun(evidence: &Evidence) -> Begun {
+    Begun {
+        steps: evidence.steps_begun,
+        pauses: evidence.pauses_begun,
+    }
+}
+
 /// Enters a step: its totals start anew, and its process begins if it has not been there before.
 pub(super) fn enter_step(evidence: &mut Evidence, settings: &Settings, step: u32) {
     let begins = step >= evidence.steps_begun && step < settings.steps.max(1);
+    let begun = begun(evidence);
     for (kept, metric) in evidence.metrics.iter_mut().zip(&settings.metrics) {
         kept.step = StepTotals::default();
         kept.tripwire = Tripwire::default();
@@ -49,7 +57,13 @@ pub(super) fn enter_step(evidence: &mut Evidence, settings: &Settings, step: u32
         kept.shared_fault_since = None;
         kept.shared_fault_after_rise = false;
         if begins {
-            process::add(kept, process::beginning(ProcessKind::Step, step), settings, metric);
+            process::add(
+                kept,
+                process::beginning(ProcessKind::Step, step),
+                begun,
+                settings,
+                metric,
+            );
         }
     }
     evidence.step = Some(step);
@@ -63,8 +77,15 @@ pub(super) fn enter_pause(evidence: &mut Evidence, settings: &Settings, hour: u3
     if hour <= evidence.pauses_begun {
         return;
     }
+    let begun = begun(evidence);
     for (kept, metric) in evidence.metrics.iter_mut().zip(&settings.metrics) {
-        process::add(kept, process::beginning(ProcessKind::Pause, hour), settings, metric);
+        process::add(
+            kept,
+            process::beginning(ProcessKind::Pause, hour),
+            begun,
+            settings,
+            metric,
+        );
     }
     evidence.pauses_begun = hour;
 }
@@ -106,10 +127,7 @@ fn used_by(metric: &MetricSettings, used: Use, interval: &Interval, moment: &Mom
 
 /// Folds an interval that ends after `evidence.through`.
 pub(super) fn fold(evidence: &mut Evidence, interval: &Interval, settings: &Settings, moment: &Moment) {
-    let begun = Begun {
-        steps: evidence.steps_begun,
-        pauses: evidence.pauses_begun,
-    };
+    let begun = begun(evidence);
     let used = use_of(interval, moment);
     for (at, (kept, metric)) in evidence.metrics.iter_mut().zip(&settings.metrics).enumerate() {
         let reading = Reading::of(interval.metrics.get(at), moment.promoting);
@@ -204,7 +222,7 @@ fn look_at_stable(
     if !stable_over {
         if kept.stable_over_since.take().is_some() {
             // What the outage added would hold a healthy version for an hour, or fail it once stable is well.
-            process::forgive_absolute(&mut kept.processes, settings, metric);
+            process::forgive_absolute(&mut kept.processes, begun, settings, metric);
             kept.step = StepTotals::default();
         }
         kept.shared_fault_since = None;

@@ -5,7 +5,7 @@
 
 use stepgate_crds::evidence::{AbsoluteWindow, MetricEvidence, Process, ProcessKind, Tally};
 
-use super::eprocess::{ALTERNATIVES, ShareTest, absolute_test, ln_mean, ln_sum, relative_increments};
+use super::eprocess::{ALTERNATIVES, ln_e_absolute, ln_mean, ln_sum, relative_increments};
 use super::observation::as_f64;
 use super::settings::{MetricSettings, Settings};
 
@@ -44,11 +44,17 @@ pub(super) fn beginning(kind: ProcessKind, index: u32) -> Process {
 }
 
 /// Adds a process; over the most that are kept, the one that says least is dropped, but neither the run's nor this one.
-pub(super) fn add(evidence: &mut MetricEvidence, process: Process, settings: &Settings, metric: &MetricSettings) {
+pub(super) fn add(
+    evidence: &mut MetricEvidence,
+    process: Process,
+    begun: Begun,
+    settings: &Settings,
+    metric: &MetricSettings,
+) {
     if evidence.processes.len() >= MOST {
-        let test = absolute_test(metric.max());
         let says = |process: &Process| {
-            ln_weight(process, settings) + ln_relative(process, settings).max(ln_absolute(process, settings, &test))
+            let absolute = ln_absolute(process, begun, settings, metric);
+            ln_weight(process, settings) + ln_relative(process, settings).max(absolute)
         };
         let least = evidence
             .processes
@@ -85,10 +91,9 @@ pub(super) fn fold(processes: &mut [Process], canary: Tally, stable: Tally, metr
 
 /// Takes the absolute test of every process back to 1 where it is above: what was seen while stable itself was over the max speaks
 /// against nobody. Only ever lowers an e-value.
-pub(super) fn forgive_absolute(processes: &mut [Process], settings: &Settings, metric: &MetricSettings) {
-    let test = absolute_test(metric.max());
+pub(super) fn forgive_absolute(processes: &mut [Process], begun: Begun, settings: &Settings, metric: &MetricSettings) {
     for process in processes {
-        if ln_absolute(process, settings, &test) > 0.0 {
+        if ln_absolute(process, begun, settings, metric) > 0.0 {
             process.absolute = AbsoluteWindow::default();
         }
     }
@@ -106,10 +111,19 @@ pub(super) fn mean_absolute<'a>(
     settings: &Settings,
     metric: &MetricSettings,
 ) -> Mean<'a> {
-    let test = absolute_test(metric.max());
     mean(processes, begun, settings, |process| {
-        ln_absolute(process, settings, &test)
+        ln_absolute(process, begun, settings, metric)
     })
+}
+
+/// What a process's absolute test is held against: the largest max of the steps that it has seen, so that no requests are held against
+/// a smaller one than they were allowed.
+pub(super) fn max(process: &Process, begun: Begun, metric: &MetricSettings) -> f64 {
+    let first = match process.kind {
+        ProcessKind::Step => process.index,
+        ProcessKind::Run | ProcessKind::Pause => 0,
+    };
+    metric.max_of(first..begun.steps.max(first.saturating_add(1)))
 }
 
 fn mean<'a>(processes: &'a [Process], begun: Begun, settings: &Settings, ln_e: impl Fn(&Process) -> f64) -> Mean<'a> {
@@ -138,9 +152,10 @@ pub(super) fn ln_relative(process: &Process, settings: &Settings) -> f64 {
     ln_mean(&terms, settings.phi())
 }
 
-fn ln_absolute(process: &Process, settings: &Settings, test: &ShareTest<ALTERNATIVES>) -> f64 {
+fn ln_absolute(process: &Process, begun: Begun, settings: &Settings, metric: &MetricSettings) -> f64 {
     let Tally { requests, bad } = process.absolute.canary;
-    test.ln_e(as_f64(requests), as_f64(bad), settings.phi())
+    let max = max(process, begun, metric);
+    ln_e_absolute(as_f64(requests), as_f64(bad), max, settings.phi())
 }
 
 /// ln of a process's share in the mean: 1/4, 1/(2n) for each of n steps, 1/(4k(k+1)) for the k-th hour of pauses.

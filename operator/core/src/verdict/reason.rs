@@ -212,6 +212,26 @@ impl RetreatCause {
 }
 
 impl HoldReason {
+    /// Whether data are missing: what cannot be read, or is not there.
+    pub fn is_no_data(&self) -> bool {
+        match self {
+            Self::NoData { .. }
+            | Self::MetricsUnavailable { .. }
+            | Self::NoBucketBoundary { .. }
+            | Self::CanaryUnmeasured { .. } => true,
+            Self::InsufficientTraffic { .. }
+            | Self::SharedFault { .. }
+            | Self::StableIsWorse { .. }
+            | Self::ShareMismatch { .. }
+            | Self::Inconsistent { .. } => false,
+        }
+    }
+
+    /// Whether nothing but too little evidence stands in the way of a pass.
+    pub fn is_too_little(&self) -> bool {
+        matches!(self, Self::InsufficientTraffic { .. } | Self::StableIsWorse { .. })
+    }
+
     /// Stable, for conditions, Events and metrics.
     pub fn name(&self) -> &'static str {
         match self {

@@ -2,6 +2,8 @@
 //!
 //! Every figure that the documentation publishes names the φ it was made with; all else is at the defaults here.
 
+use std::ops::Range;
+
 use super::eprocess::within;
 
 /// Chance that a healthy version is rolled back by the failure tests, per run, over all metrics and looks.
@@ -52,8 +54,11 @@ pub const SHARE_ALPHA: f64 = 0.01;
 pub struct MetricSettings {
     /// Its name in status and messages: `errors`, `latency`.
     pub name: String,
-    /// Share of bad requests that is tolerated (p_tol), over 0 and at most 0.5.
+    /// Share of bad requests that is tolerated (p_tol) at the present step, over 0 and at most 0.5.
     pub max: f64,
+    /// The same of each step, where they differ; empty where they do not. What was seen at several steps is held against the largest of
+    /// theirs.
+    pub max_by_step: Vec<f64>,
     /// Smallest difference of shares, canary − stable, that fails the relative test (δ), 0 to 1.
     pub min_effect: f64,
     /// How many times as bad as stable the canary may be (ρ0), at least 1.
@@ -69,6 +74,7 @@ impl MetricSettings {
         Self {
             name: "errors".to_owned(),
             max: MAX,
+            max_by_step: Vec::new(),
             min_effect: MIN_EFFECT,
             ratio: RATIO,
             warms_up: false,
@@ -81,6 +87,7 @@ impl MetricSettings {
         Self {
             name: "latency".to_owned(),
             max,
+            max_by_step: Vec::new(),
             min_effect: SLOW_MIN_EFFECT,
             ratio: SLOW_RATIO,
             warms_up: true,
@@ -89,6 +96,14 @@ impl MetricSettings {
 
     pub(super) fn max(&self) -> f64 {
         within(self.max, 1e-6, 0.5)
+    }
+
+    /// The largest max of these steps.
+    pub(super) fn max_of(&self, steps: Range<u32>) -> f64 {
+        let index = |step: u32| usize::try_from(step).unwrap_or(usize::MAX).min(self.max_by_step.len());
+        let seen = self.max_by_step.get(index(steps.start)..index(steps.end));
+        let largest = seen.unwrap_or_default().iter().copied().reduce(f64::max);
+        within(largest.unwrap_or(self.max), 1e-6, 0.5)
     }
 
     pub(super) fn ratio(&self) -> f64 {

@@ -107,10 +107,10 @@ impl Feed {
     }
 
     /// The bucket boundaries that there are, when it is this question's turn.
-    pub(super) async fn boundaries(&self, slow: &Slow, time: i64, metrics: &Metrics) -> Result<Vec<f64>, SourceError> {
+    pub(super) async fn boundaries(&self, of: &Slow, time: i64, metrics: &Metrics) -> Result<Vec<f64>, SourceError> {
         let slot = self.slots.acquire().await;
         let started = Instant::now();
-        let answer = self.source.boundaries(slow, time).await;
+        let answer = self.source.boundaries(of, time).await;
         drop(slot);
         let outcome = answer.as_ref().map_or_else(SourceError::label, |_| "ok");
         metrics.source_query(self.source.name(), outcome, started.elapsed());

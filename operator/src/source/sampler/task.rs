@@ -132,9 +132,10 @@ impl Task {
             Err(error) => return Ok(vec![Observation::Error(error.clone()); ends.len()]),
         };
         let samples = feed.read(query, ends, self.interval, &self.shared.metrics).await?;
-        let boundary = match samples.last() {
-            Some((end, Err(reply::DataError::NoBucket(_)))) => self.no_boundary(feed, query, *end).await,
-            _ => None,
+        let no_bucket = |sample: &&(i64, Sample)| matches!(sample.1, Err(reply::DataError::NoBucket(_)));
+        let boundary = match samples.iter().rev().find(no_bucket) {
+            Some((end, _)) => self.no_boundary(feed, query, *end).await,
+            None => None,
         };
         let observation = |(end, sample): (i64, Sample)| match (sample, &boundary) {
             (Ok(sample), _) => Observation::from(sample),

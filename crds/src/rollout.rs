@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    provider::ProviderName,
     status::RolloutStatus,
     units::{Share, Span},
 };
@@ -257,7 +258,8 @@ pub struct Analysis {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub source: Option<String>,
-    /// The set of queries: `auto` goes by the controller that serves the route. Default: `auto`.
+    /// The set of queries, by its name: `contour`, `pods` and others that come with Stepgate, or one that the administrator added. `auto`
+    /// goes by the controller that serves the route. Default: `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderName>,
     /// The share of requests that may fail.
@@ -274,30 +276,6 @@ pub struct Analysis {
     /// for the run that is under way, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_data: Option<OnNoData>,
-}
-
-/// The sets of queries that there are.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProviderName {
-    /// By the controller that serves the route; `pods` where that one's metrics are not known.
-    #[default]
-    Auto,
-    /// Contour's Envoys.
-    Contour,
-    /// The application's own counter `http_requests_total`.
-    Pods,
-}
-
-impl ProviderName {
-    /// The name as it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Contour => "contour",
-            Self::Pods => "pods",
-        }
-    }
 }
 
 /// How many requests may fail.

@@ -15,7 +15,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{command::Verb, rollout::ProviderName, units::Timestamp};
+use crate::{command::Verb, provider::ProviderName, units::Timestamp};
 
 mod run;
 
@@ -161,6 +161,12 @@ pub struct Found {
     pub apart: String,
     /// The set of queries.
     pub provider: ProviderName,
+    /// Whether they count the calls of others too, and not the gateway's alone: then the measured weight is a hint.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counts_all_callers: bool,
+    /// Why it is not the one that was asked for, or that fits the gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider_why: Option<String>,
     /// The port of the stable Service in the route, as the gateway names it.
     pub port: i32,
     /// The parents of the routes that accepted them, as `route parent controller`.

@@ -152,21 +152,18 @@ fn found(rollout: &Rollout, status: &RolloutStatus) -> String {
             "  canary pods".to_owned(),
             format!("{} ({})", labels.join(","), found.apart),
         ]);
-        rows.push(vec!["  queries".to_owned(), provider(found.provider).to_owned()]);
+        rows.push(vec![
+            "  queries".to_owned(),
+            match &found.provider_why {
+                Some(why) => format!("{} ({why})", found.provider),
+                None => found.provider.to_string(),
+            },
+        ]);
         for parent in &found.parents {
             rows.push(vec!["  route".to_owned(), parent.clone()]);
         }
     }
     format!("\nFound\n{}", table("", &[Side::Left, Side::Left], &rows))
-}
-
-fn provider(provider: stepgate_crds::rollout::ProviderName) -> &'static str {
-    use stepgate_crds::rollout::ProviderName as Name;
-    match provider {
-        Name::Auto => "auto",
-        Name::Contour => "contour",
-        Name::Pods => "pods",
-    }
 }
 
 /// Each condition in a line; a message that stands above already is not said again.

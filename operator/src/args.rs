@@ -1,12 +1,16 @@
 //! The command line. Every constant that an administrator may want to change is a flag here, and a value of the chart.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use stepgate_core::Limits;
 use stepgate_crds::units::Span;
 
-use crate::{source::SourceSpec, telemetry::LogFormat};
+use crate::{
+    source::{self, SourceSpec},
+    telemetry::LogFormat,
+};
 
 /// Progressive delivery over the Gateway API.
 #[derive(Debug, Parser)]
@@ -31,7 +35,13 @@ pub struct Run {
     /// a Rollout uses where it names none.
     #[arg(long = "metrics-source", value_name = "NAME=URL")]
     pub metrics_sources: Vec<SourceSpec>,
-    /// How often the metrics sources scrape.
+    /// A YAML file of further metrics sources, for those that need a certificate, a token, headers or a tenant.
+    #[arg(long, value_name = "FILE")]
+    pub metrics_sources_file: Option<PathBuf>,
+    /// A folder of provider files, one YAML file each; one that is called like a provider that comes with Stepgate takes its place.
+    #[arg(long, value_name = "FOLDER")]
+    pub providers_folder: Option<PathBuf>,
+    /// How often the metrics sources scrape, where their file does not say.
     #[arg(long, default_value = "15s", value_name = "SPAN")]
     pub scrape_interval: Span,
     /// The longest that a query to a metrics source may take.
@@ -140,6 +150,23 @@ impl Run {
         })
     }
 
+    /// All metrics sources, of flags and file, or what is wrong with them.
+    pub fn sources(&self) -> anyhow::Result<Vec<SourceSpec>> {
+        let mut sources = self.metrics_sources.clone();
+        if let Some(file) = &self.metrics_sources_file {
+            sources.extend(source::file::read(file)?);
+        }
+        for (index, spec) in sources.iter().enumerate() {
+            let name = &spec.name;
+            let earlier = sources.iter().take(index);
+            anyhow::ensure!(
+                earlier.into_iter().all(|other| other.name != *name),
+                "there are two metrics sources named {name}; leave it to --metrics-source or to --metrics-sources-file"
+            );
+        }
+        Ok(sources)
+    }
+
     /// Where health and metrics pages are.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.listen_address, self.port)
@@ -167,5 +194,21 @@ mod tests {
         assert_eq!(limits.brake, [Span::seconds(2), Span::seconds(3), Span::seconds(4)]);
         let error = run(&["--brake=2s"]).limits().unwrap_err();
         assert!(error.contains("--brake: 1 spans given, 3 are needed"), "{error}");
+    }
+
+    #[test]
+    fn no_two_sources_have_one_name() {
+        let sources = |flags: &[&str]| run(flags).sources();
+        let two = sources(&["--metrics-source=a=http://p", "--metrics-source=b=http://p"]);
+        assert_eq!(two.unwrap().len(), 2);
+        let error = sources(&["--metrics-source=a=http://p", "--metrics-source=a=http://q"]).unwrap_err();
+        assert!(error.to_string().contains("two metrics sources named a"), "{error}");
+        let error = sources(&["--metrics-sources-file=/does/not/exist"]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("--metrics-sources-file /does/not/exist cannot be read"),
+            "{error}"
+        );
     }
 }

@@ -9,13 +9,19 @@ use serde_json::Value;
 use stepgate_core::{
     canary,
     input::{
-        ClaimView, OwnedView, ProviderView, ReplicaSetView, RolloutView, RouteView, Seen, ServicePolicyView,
-        SourceHealth, Survey, TemplateView, VolumeClaimView, WorkloadView,
+        ClaimView, OwnedView, ReplicaSetView, RolloutView, RouteView, Seen, ServicePolicyView, SourceHealth, Survey,
+        TemplateView, VolumeClaimView, WorkloadView,
     },
     preflight, state,
     verdict::{Interval, Restarts},
 };
-use stepgate_crds::{Rollout, command::Command, names, rollout::ProviderName, status::RunState, units::Timestamp};
+use stepgate_crds::{
+    Rollout,
+    command::Command,
+    names,
+    status::RunState,
+    units::{Span, Timestamp},
+};
 
 use crate::{
     execute::{RequestError, Requests},
@@ -23,7 +29,7 @@ use crate::{
         BackendTlsPolicy, Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service, VolumeClaim,
         WholeTemplate,
     },
-    provider::Providers,
+    provider::{Provider, Providers},
     source::sampler::{self, Sampler, Want},
     world::World,
 };
@@ -76,8 +82,8 @@ pub struct Observer {
     pub sampler: Sampler,
     /// The sets of queries.
     pub providers: Providers,
-    /// The names of the metrics sources.
-    pub sources: Vec<String>,
+    /// The names of the metrics sources, and how often each scrapes, where that is known.
+    pub sources: Vec<(String, Option<Span>)>,
 }
 
 impl Observer {
@@ -178,20 +184,8 @@ impl Observer {
             service_policies,
             volume_claims,
             rollouts: self.claims(rollout),
-            sources: self.sources.clone(),
-            providers: self
-                .providers
-                .iter()
-                .filter_map(|provider| {
-                    let name = [ProviderName::Contour, ProviderName::Pods]
-                        .into_iter()
-                        .find(|name| name.as_str() == provider.name)?;
-                    Some(ProviderView {
-                        name,
-                        controllers: provider.controller_names.clone(),
-                    })
-                })
-                .collect(),
+            sources: self.sources.iter().map(|(name, _)| name.clone()).collect(),
+            providers: self.providers.iter().map(Provider::view).collect(),
         }))
     }
 
@@ -276,6 +270,17 @@ impl Observer {
             .into_iter()
             .map(|template| (template.name_any(), template.view.0))
             .collect())
+    }
+
+    /// How often the metrics source of a Rollout scrapes, where that is known.
+    pub fn scrape(&self, rollout: &RolloutView) -> Option<Span> {
+        let analysis = rollout.spec.analysis.as_ref();
+        let wanted = analysis
+            .and_then(|analysis| analysis.source.as_deref())
+            .unwrap_or(preflight::DEFAULT_SOURCE);
+        let run = rollout.status.run.as_ref();
+        let name = run.map_or(wanted, |run| run.spec.source.as_str());
+        self.sources.iter().find(|(other, _)| other == name)?.1
     }
 
     /// The counts that the run lives on, as far as they were read.

@@ -85,14 +85,18 @@ impl Operator {
             move || leadership.borrow().leads(),
         );
         let (notify, notified) = mpsc::unbounded_channel();
-        let names: Vec<String> = self.sources.iter().map(|source| source.name().to_owned()).collect();
+        let sources = self
+            .sources
+            .iter()
+            .map(|source| (source.name().to_owned(), source.scrape()));
+        let sources = sources.collect();
         let sampler = Sampler::new(self.sources, self.sampling, self.metrics.clone(), notify);
         let observer = Observer {
             world: Arc::clone(&world),
             requests,
             sampler,
             providers,
-            sources: names,
+            sources,
         };
         let reconciler = Arc::new(Reconciler {
             observer,

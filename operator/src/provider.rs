@@ -4,23 +4,23 @@
 //! they are counted at one time, and counts in whole numbers from counters, never from `rate` or `increase()`, because those guess at
 //! the edges of a window. Whatever is put into a template is escaped for PromQL.
 
+mod folder;
+
 use std::fmt;
 
 use serde::Deserialize;
 use thiserror::Error;
 
-pub use stepgate_core::input::{Arms, Measure};
+use stepgate_core::input::{Instead, ProviderView};
+use stepgate_crds::provider::ProviderName;
 use stepgate_crds::units::Span;
 
 mod histogram;
 
 pub use histogram::Histogram;
 
-/// The providers that are compiled in, by file name.
-const BUILT_IN: [(&str, &str); 2] = [
-    ("contour.yaml", include_str!("../providers/contour.yaml")),
-    ("pods.yaml", include_str!("../providers/pods.yaml")),
-];
+pub use folder::Providers;
+pub use stepgate_core::input::{Arms, Measure};
 
 /// Kubernetes shortens a generated name's base to this many characters before it appends five random ones
 /// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
@@ -157,11 +157,24 @@ pub struct Counted {
 }
 
 /// Label matchers of the two versions.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ArmTemplates {
     stable: String,
     canary: String,
+}
+
+/// The provider that takes the place of one that cannot tell the two backends apart.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InsteadOf {
+    /// Its name.
+    pub provider: ProviderName,
+    /// True: only where a backendRef has no filter of its own. False: always, and the file has no templates.
+    #[serde(default)]
+    pub unless_filtered: bool,
+    /// Why, in a few words: it stands in the status of a Rollout.
+    pub why: String,
 }
 
 /// A set of query templates for one gateway implementation.
@@ -169,7 +182,7 @@ struct ArmTemplates {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Provider {
     /// Its name in `spec.analysis.provider`.
-    pub name: String,
+    pub name: ProviderName,
     /// GatewayClass controllerNames that it fits.
     pub controller_names: Vec<String>,
     /// True when the counts were compared with a load generator's on the real implementation; else written from documentation.
@@ -179,14 +192,26 @@ pub struct Provider {
     /// What its counters see.
     pub sees: Sees,
     /// Labels that a series shares with its target's `up`: by them the birth rule asks whether the target was there one interval earlier.
+    #[serde(default)]
     pub target_labels: Vec<String>,
+    /// What it was written from: upstream sources and documentation.
+    #[serde(default)]
+    pub written_from: Vec<String>,
+    /// What has to be set up for its metrics to be there.
+    pub needs: Option<String>,
+    /// What takes its place where it cannot tell the two backends apart.
+    pub instead: Option<InsteadOf>,
     /// Labels by which the two versions are told apart.
+    #[serde(default)]
     pub separated_by: Vec<String>,
     /// Where the special cases are counted.
     pub counted: Counted,
+    #[serde(default)]
     requests: String,
+    #[serde(default)]
     bad: String,
     latency: Option<Histogram>,
+    #[serde(default)]
     arms: ArmTemplates,
 }
 
@@ -204,7 +229,7 @@ pub enum ProviderError {
     },
     /// A placeholder that nothing fills.
     #[error(
-        "provider {provider}: template `{template}` has the unknown or unclosed placeholder `{placeholder}`; known are namespace, stableService, canaryService, port, stablePods, canaryPods, arm in requests, bad and latency, and le in latency.within"
+        "provider {provider}: template `{template}` has the unknown or unclosed placeholder `{placeholder}`; known are namespace, stableService, canaryService, port, routes, stablePods, canaryPods, arm in requests, bad and latency, and le in latency.within"
     )]
     Placeholder {
         /// The provider.
@@ -230,6 +255,24 @@ pub enum ProviderError {
         /// The provider.
         provider: String,
     },
+    /// A template is missing.
+    #[error(
+        "provider {provider}: {field} is missing or empty; only a provider with `instead` and without `unlessFiltered` has no templates"
+    )]
+    Missing {
+        /// The provider.
+        provider: String,
+        /// The field.
+        field: &'static str,
+    },
+    /// The folder, or a file in it, is no good.
+    #[error("--providers-folder: {file}: {why}")]
+    Folder {
+        /// The file, or the folder.
+        file: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
     /// No provider has this name.
     #[error("no provider is named {name}; there are: {known}, and auto")]
     Unknown {
@@ -248,44 +291,10 @@ impl ProviderError {
             Self::Placeholder { .. } => "placeholder",
             Self::NoLatency { .. } => "no_latency",
             Self::NoTargetLabels { .. } => "no_target_labels",
+            Self::Missing { .. } => "missing",
+            Self::Folder { .. } => "folder",
             Self::Unknown { .. } => "unknown",
         }
-    }
-}
-
-/// All providers.
-#[derive(Debug, Clone)]
-pub struct Providers(Vec<Provider>);
-
-impl Providers {
-    /// Reads the providers that are compiled in; each template is tried once.
-    pub fn built_in() -> Result<Self, ProviderError> {
-        BUILT_IN
-            .into_iter()
-            .map(|(file, text)| Provider::parse(file, text))
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-
-    /// The provider of that name, as `spec.analysis.provider` says it.
-    pub fn named(&self, name: &str) -> Result<&Provider, ProviderError> {
-        self.0
-            .iter()
-            .find(|provider| provider.name == name)
-            .ok_or_else(|| ProviderError::Unknown {
-                name: name.to_owned(),
-                known: self
-                    .0
-                    .iter()
-                    .map(|provider| provider.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
-    }
-
-    /// Every provider, in the order of the files.
-    pub fn iter(&self) -> impl Iterator<Item = &Provider> {
-        self.0.iter()
     }
 }
 
@@ -296,9 +305,24 @@ impl Provider {
             file: file.to_owned(),
             source: Box::new(source),
         })?;
+        if provider.has_no_templates() {
+            return Ok(provider);
+        }
         if provider.target_labels.is_empty() {
             return Err(ProviderError::NoTargetLabels {
-                provider: provider.name,
+                provider: provider.name.to_string(),
+            });
+        }
+        let templates = [
+            ("requests", &provider.requests),
+            ("bad", &provider.bad),
+            ("arms.stable", &provider.arms.stable),
+            ("arms.canary", &provider.arms.canary),
+        ];
+        if let Some((field, _)) = templates.iter().find(|(_, template)| template.is_empty()) {
+            return Err(ProviderError::Missing {
+                provider: provider.name.to_string(),
+                field,
             });
         }
         let probe = Arms {
@@ -306,6 +330,7 @@ impl Provider {
             stable_service: "s".into(),
             canary_service: "c".into(),
             port: 1,
+            routes: vec!["h".into()],
             stable_replica_set: "r".into(),
             canary_deployment: "d".into(),
         };
@@ -315,6 +340,25 @@ impl Provider {
             provider.query(&probe, 1, &Measure::Latency { threshold })?;
         }
         Ok(provider)
+    }
+
+    /// What a decision needs to know of it.
+    pub fn view(&self) -> ProviderView {
+        ProviderView {
+            name: self.name.clone(),
+            controllers: self.controller_names.clone(),
+            counts_all_callers: self.sees == Sees::Everything,
+            instead: self.instead.as_ref().map(|instead| Instead {
+                provider: instead.provider.clone(),
+                unless_filtered: instead.unless_filtered,
+                why: instead.why.clone(),
+            }),
+        }
+    }
+
+    /// Whether another one takes its place at all times.
+    fn has_no_templates(&self) -> bool {
+        self.instead.as_ref().is_some_and(|instead| !instead.unless_filtered)
     }
 
     /// The query for both versions over (t − interval, t], to be evaluated at t.
@@ -327,6 +371,12 @@ impl Provider {
     ///
     /// Slow requests are those that are in no bucket up to the threshold: the buckets are asked for by the same form.
     pub fn query(&self, arms: &Arms, interval_seconds: u32, measure: &Measure) -> Result<Query, ProviderError> {
+        if self.has_no_templates() {
+            return Err(ProviderError::Missing {
+                provider: self.name.to_string(),
+                field: "requests",
+            });
+        }
         let arm = |template: &str| self.fill(template, arms, &[]);
         let (canary, stable) = (arm(&self.arms.canary)?, arm(&self.arms.stable)?);
         let of = |template: &str, arm: &str| self.fill(template, arms, &[("arm", arm)]);
@@ -342,7 +392,7 @@ impl Provider {
             ))),
             Measure::Latency { threshold } => {
                 let histogram = self.latency.as_ref().ok_or_else(|| ProviderError::NoLatency {
-                    provider: self.name.clone(),
+                    provider: self.name.to_string(),
                 })?;
                 let bucket = |arm: &str, le: &str| self.fill(&histogram.within, arms, &[("arm", arm), ("le", le)]);
                 let up_to = histogram.unit.matcher(*threshold);
@@ -381,11 +431,11 @@ impl Provider {
         counts.join("\nor\n")
     }
 
-    /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, names of pods for a regular expression before that.
-    /// `matchers` are put in as they are.
+    /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, and before that for a regular expression where the
+    /// string is one. Names of pods and of routes are regular expressions. `matchers` are put in as they are.
     fn fill(&self, template: &str, arms: &Arms, matchers: &[(&str, &str)]) -> Result<String, ProviderError> {
         let unknown = |placeholder: &str| ProviderError::Placeholder {
-            provider: self.name.clone(),
+            provider: self.name.to_string(),
             template: template.to_owned(),
             placeholder: placeholder.to_owned(),
         };
@@ -394,12 +444,21 @@ impl Provider {
         while let Some((before, after)) = rest.split_once("${") {
             filled.push_str(before);
             let (placeholder, tail) = after.split_once('}').ok_or_else(|| unknown(after))?;
+            let plain = template.get(..template.len() - after.len()).unwrap_or_default();
+            let name = |value: &str| {
+                if is_regex(plain) {
+                    in_string(&in_regex(value))
+                } else {
+                    in_string(value)
+                }
+            };
             let matcher = matchers.iter().find(|(name, _)| *name == placeholder);
             match (placeholder, matcher) {
                 (_, Some((_, matcher))) => filled.push_str(matcher),
-                ("namespace", _) => filled.push_str(&in_string(&arms.namespace)),
-                ("stableService", _) => filled.push_str(&in_string(&arms.stable_service)),
-                ("canaryService", _) => filled.push_str(&in_string(&arms.canary_service)),
+                ("namespace", _) => filled.push_str(&name(&arms.namespace)),
+                ("stableService", _) => filled.push_str(&name(&arms.stable_service)),
+                ("canaryService", _) => filled.push_str(&name(&arms.canary_service)),
+                ("routes", _) => filled.push_str(&in_string(&any_of(&arms.routes))),
                 ("port", _) => filled.push_str(&arms.port.to_string()),
                 ("stablePods", _) => filled.push_str(&in_string(&pods_of_replicaset(&arms.stable_replica_set))),
                 ("canaryPods", _) => filled.push_str(&in_string(&pods_of_deployment(&arms.canary_deployment))),
@@ -410,6 +469,19 @@ impl Provider {
         filled.push_str(rest);
         Ok(filled)
     }
+}
+
+/// Whether what follows this part of a template stands in the string of `=~` or `!~`.
+fn is_regex(before: &str) -> bool {
+    let in_a_string = before.matches('"').count() % 2 == 1;
+    let matcher = before.rsplit_once('"').map_or("", |(matcher, _)| matcher);
+    in_a_string && (matcher.ends_with("=~") || matcher.ends_with("!~"))
+}
+
+/// A regular expression that matches each of these names.
+fn any_of(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| in_regex(name)).collect();
+    format!("({})", names.join("|"))
 }
 
 /// Escapes for the inside of a double-quoted PromQL string.

@@ -164,13 +164,17 @@ impl Reconciler {
         let key = (seen.rollout.namespace.clone(), seen.rollout.name.clone());
         let refused = self.failures().get(&key).and_then(|failures| failures.refused.clone());
         let no_hold = self.no_hold.borrow().clone();
+        let limits = Limits {
+            scrape: self.observer.scrape(&seen.rollout).unwrap_or(self.limits.scrape),
+            ..self.limits.clone()
+        };
         loop {
             let input = Input {
                 now: now(),
                 term: self.term,
                 absent: self.absent,
                 clocks_differ: self.clocks_differ,
-                limits: &self.limits,
+                limits: &limits,
                 rollout: &seen.rollout,
                 workload: &seen.workload,
                 canary: &seen.canary,

@@ -41,11 +41,14 @@ pub async fn run(arguments: Run) -> anyhow::Result<()> {
         ..SourceLimits::default()
     };
     let sources = arguments
-        .metrics_sources
+        .sources()?
         .iter()
         .map(|spec| MetricsSource::new(spec, source_limits))
         .collect::<Result<Vec<_>, _>>()?;
-    let providers = Providers::built_in()?;
+    let providers = match &arguments.providers_folder {
+        Some(folder) => Providers::with_folder(folder)?,
+        None => Providers::built_in()?,
+    };
     let stop = CancellationToken::new();
     let ready = Readiness::default();
     let server = Server::bind(arguments.address(), metrics.clone(), ready.clone()).await?;

@@ -4,7 +4,10 @@
 //! bytes and seconds spent on a reply. What a reply says is read strictly ([`reply`]); a number that is not a count spoils its own interval
 //! and no other. Neither the URL's credentials nor a reply's body get into errors, logs or status.
 
+mod breaker;
+mod client;
 mod error;
+pub mod file;
 pub mod reply;
 pub mod sampler;
 mod spec;
@@ -12,11 +15,13 @@ mod spec;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::provider::{Query, Slow};
+use client::Connection;
 use reply::{Sample, Second};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Response, StatusCode, Url};
+use stepgate_crds::units::Span;
 
 pub use error::{ErrorClass, SourceError};
-pub use spec::{SourceSpec, SpecError};
+pub use spec::{ClientCertificate, Credentials, SourceSpec, SpecError};
 
 /// The most that a rejected query's own message may add to an error, in characters.
 const MESSAGE_LIMIT: usize = 200;
@@ -44,35 +49,39 @@ impl Default for SourceLimits {
 pub struct MetricsSource {
     name: String,
     url: Url,
+    scrape: Option<Span>,
     limits: SourceLimits,
-    client: Client,
+    connection: Connection,
 }
 
 impl MetricsSource {
-    /// A client for that source alone; connects to nothing yet.
+    /// A client for that source alone. Reads its files and connects to nothing yet.
     pub fn new(spec: &SourceSpec, limits: SourceLimits) -> Result<Self, SourceError> {
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .timeout(limits.timeout)
-            .connect_timeout(limits.timeout)
-            .user_agent(concat!("stepgate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|source| SourceError::Client {
-                name: spec.name.clone(),
-                source,
-            })?;
+        if spec.credentials.are_shown() && spec.url.scheme() == "http" {
+            tracing::warn!(source = %spec.name, "its token goes over the network unencrypted: its url begins with http://");
+        }
         Ok(Self {
             name: spec.name.clone(),
             url: spec.url.clone(),
+            scrape: spec.scrape,
             limits,
-            client,
+            connection: Connection::new(spec, limits)?,
         })
     }
 
     /// The name by which Rollouts refer to it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How often it scrapes, where that is known.
+    pub fn scrape(&self) -> Option<Span> {
+        self.scrape
+    }
+
+    /// The longest that a question takes.
+    pub fn timeout(&self) -> Duration {
+        self.limits.timeout
     }
 
     /// The counts of the intervals that end at `ends` (unix seconds on the grid of `step` seconds, ascending), in that order: one instant
@@ -149,9 +158,11 @@ impl MetricsSource {
         let mut url = self.url.clone();
         url.set_path(&format!("{}/api/v1/{endpoint}", self.url.path().trim_end_matches('/')));
         // In the body, because both arms in one query are longer than some proxies allow an address to be.
-        let response = self
+        let ready = self.connection.ready().await?;
+        let response = ready
             .client
             .post(url)
+            .headers(ready.headers)
             .form(parameters)
             .send()
             .await
@@ -164,6 +175,7 @@ impl MetricsSource {
             });
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            self.connection.distrust();
             return Err(SourceError::Unauthorized {
                 name: self.name.clone(),
                 status: status.as_u16(),

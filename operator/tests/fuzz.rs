@@ -168,6 +168,7 @@ fn provider_files() {
                 stable_service: "checkout".to_owned(),
                 canary_service: "checkout-canary".to_owned(),
                 port: i32::MIN,
+                routes: vec!["a|b".to_owned(), "\"".to_owned()],
                 stable_replica_set: "checkout-5d".to_owned(),
                 canary_deployment: "é".repeat(100),
             };

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they start from")]
 
+#[path = "provider/folder.rs"]
+mod folder;
+#[path = "provider/gateways.rs"]
+mod gateways;
 #[path = "source/programs.rs"]
 mod programs;
 
@@ -19,6 +23,7 @@ fn arms() -> Arms {
         stable_service: "checkout".into(),
         canary_service: "checkout-canary".into(),
         port: 80,
+        routes: vec!["checkout".into()],
         stable_replica_set: "checkout-6d5f7c9b8d".into(),
         canary_deployment: "checkout-canary".into(),
     }
@@ -291,11 +296,60 @@ fn each_provider_says_whose_gateways_it_fits_and_whose_calls_it_sees() {
 
 #[test]
 fn an_unknown_provider_is_named_with_those_that_exist() {
-    let error = Providers::built_in().unwrap().named("nginx").unwrap_err();
+    let error = Providers::built_in().unwrap().named("haproxy").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no provider is named nginx; there are: contour, pods, and auto"
+        "no provider is named haproxy; there are: agentgateway, aws-alb, cilium, contour, envoy-gateway, istio, istio-mesh, kgateway, \
+         kong, linkerd, nginx, nginx-plus, pods, traefik, and auto"
     );
+}
+
+#[test]
+fn a_provider_was_measured_or_names_what_it_was_written_from() {
+    let providers = Providers::built_in().unwrap();
+    let mut controllers = Vec::new();
+    for provider in providers.iter() {
+        let name = &provider.name;
+        assert_eq!(provider.verified, provider.verified_on.is_some(), "{name}");
+        assert!(
+            provider.verified || provider.written_from.iter().any(|from| from.starts_with("https://")),
+            "{name}"
+        );
+        for controller in &provider.controller_names {
+            assert!(!controllers.contains(controller), "{name}: {controller} is another's");
+            controllers.push(controller.clone());
+        }
+    }
+}
+
+#[test]
+fn the_page_for_administrators_lists_every_provider_as_it_is() {
+    let page = include_str!("../../docs/sources.md");
+    let providers = Providers::built_in().unwrap();
+    for provider in providers.iter() {
+        let row = format!("| `{}` | ", provider.name);
+        let row = page.lines().find(|line| line.starts_with(&row)).unwrap();
+        let verified = if provider.verified { "| yes |" } else { "| no |" };
+        assert!(row.ends_with(verified), "{row}");
+        assert!(provider.controller_names.iter().all(|name| row.contains(name)), "{row}");
+    }
+    let (_, example) = page.split_once("```yaml\nname: our-edge").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    Provider::parse("page", &format!("name: our-edge{example}")).unwrap();
+}
+
+#[test]
+fn a_provider_without_counters_of_its_own_has_another_take_its_place() {
+    let providers = Providers::built_in().unwrap();
+    for name in ["kong", "nginx", "aws-alb", "envoy-gateway"] {
+        let provider = providers.named(name).unwrap();
+        let instead = provider.view().instead.unwrap();
+        assert_eq!(instead.provider.as_str(), "pods", "{name}");
+        assert!(!instead.why.is_empty() && instead.why.len() < 160, "{name}");
+        assert_eq!(instead.unless_filtered, name == "envoy-gateway");
+        let query = provider.query(&arms(), 15, &Measure::Errors);
+        assert_eq!(query.is_ok(), name == "envoy-gateway", "{name}");
+    }
 }
 
 #[test]
@@ -315,6 +369,10 @@ fn what_is_put_into_a_query_cannot_end_its_string() {
     );
     let pods = query("pods", &hostile, &Measure::Errors);
     assert!(pods.as_str().contains(r#"pod=~"c\\.d\\|e-[a-z0-9]{5}""#), "{pods}");
+    // Within a regular expression a name stands for itself.
+    let cilium = query("cilium", &hostile, &Measure::Errors);
+    let stable = r#"cilium-gateway-[^/]+/a\"\\} or vector\\(1\\) #:b\\\\:80""#;
+    assert!(cilium.as_str().contains(stable), "{cilium}");
 }
 
 #[test]

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they start from")]
 
+#[path = "source/credentials.rs"]
+mod credentials;
+#[path = "source/file.rs"]
+mod file;
 #[path = "source/fixtures.rs"]
 mod fixtures;
 #[path = "source/impostor.rs"]

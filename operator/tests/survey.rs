@@ -103,7 +103,7 @@ fn observer(client: Client) -> Observer {
         requests: Requests::new(client, metrics.clone(), "test".to_owned(), || true),
         sampler: Sampler::new([], SamplerOptions::default(), metrics, notify),
         providers: Providers::built_in().unwrap(),
-        sources: vec!["default".to_owned()],
+        sources: vec![("default".to_owned(), None)],
     }
 }
 

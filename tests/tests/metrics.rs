@@ -16,7 +16,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use stepgate_crds::rollout::ProviderName;
+use stepgate_crds::provider::ProviderName;
 use stepgate_crds::status::Phase;
 use stepgate_crds::{RolloutStatus, Verb};
 use stepgate_tests::cluster::Cluster;
@@ -180,8 +180,8 @@ async fn by_pods(scene: &Scene) -> Result<()> {
     shop::ship(&scene.namespace, "v2", "0%").await?;
     let status = scene.wait_for("30 % in force", BOUND, is_at(30)).await?;
     let report = load.stop().await?;
-    let provider = status.found.as_ref().map(|found| found.provider);
-    ensure!(provider == Some(ProviderName::Pods), "{provider:?}");
+    let provider = status.found.as_ref().map(|found| found.provider.clone());
+    ensure!(provider == Some(ProviderName::PODS), "{provider:?}");
     // The counts that the step passed on.
     let (_, passed) = scene
         .record

@@ -122,6 +122,7 @@ async fn what_the_page_spells_out_is_accepted() -> Result<()> {
         json!({"steps": (1..=20).map(|step| json!({"weight": step * 5})).collect::<Vec<_>>()}),
         json!({"analysis": {"interval": "5s", "provider": "pods"}}),
         json!({"analysis": {"interval": "60m", "provider": "contour"}}),
+        json!({"analysis": {"provider": "our-own-gateway"}}),
         json!({"analysis": {"interval": "1m30s"}}),
         json!({"analysis": {"interval": "6000ms"}}),
         json!({"analysis": {"errorRate": {"max": "50%"}}}),
@@ -185,10 +186,8 @@ async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result
         (max("1"), "spec.analysis.errorRate.max"),
         (max("-1%"), "spec.analysis.errorRate.max"),
         (max("auto"), "spec.analysis.errorRate.max"),
-        (
-            json!({"analysis": {"provider": "nobody"}}),
-            "supported values: \"auto\", \"contour\", \"pods\"",
-        ),
+        (json!({"analysis": {"provider": "Nobody"}}), "spec.analysis.provider"),
+        (json!({"analysis": {"provider": ""}}), "spec.analysis.provider"),
         (json!({"analysis": {"source": ""}}), "spec.analysis.source"),
         (
             json!({"progressDeadline": "5s"}),

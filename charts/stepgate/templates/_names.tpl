@@ -44,3 +44,16 @@ admissionregistration.k8s.io/v1
 admissionregistration.k8s.io/v1beta1
 {{- end -}}
 {{- end -}}
+
+{{/* The metrics sources that need more than a URL, as the operator's file; empty where there are none. */}}
+{{- define "stepgate.sources" -}}
+{{- $sources := dict }}
+{{- range $name, $source := .Values.metricsSources }}
+{{- if kindIs "map" $source }}
+{{- $_ := set $sources $name $source }}
+{{- end }}
+{{- end }}
+{{- with $sources }}
+{{- toYaml (dict "sources" .) }}
+{{- end }}
+{{- end }}

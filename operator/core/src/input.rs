@@ -8,7 +8,8 @@ use serde_json::Value;
 use stepgate_crds::{
     RolloutSpec, RolloutStatus,
     command::Command,
-    rollout::{ProviderName, RouteReference},
+    provider::ProviderName,
+    rollout::RouteReference,
     units::{Span, Timestamp},
 };
 
@@ -340,6 +341,8 @@ pub struct Arms {
     pub canary_service: String,
     /// The port of both.
     pub port: i32,
+    /// The routes that refer to them.
+    pub routes: Vec<String>,
     /// Stable's ReplicaSet.
     pub stable_replica_set: String,
     /// The canary's Deployment.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use stepgate_crds::{
-    rollout::{ProviderName, RouteReference},
+    rollout::RouteReference,
     status::{Found, OriginalRule},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     route,
 };
 
+mod provider;
 mod rules;
 mod service;
 mod template;
@@ -53,6 +54,7 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
             input.limits.scrape
         ));
     }
+    let chosen = provider::choose(input, survey, &routes, &parents, (&stable.name, &canary_service))?;
     let found = Found {
         generation: input.rollout.generation,
         stable_service: stable.name.clone(),
@@ -62,7 +64,9 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
             Some(_) => apart.how,
             None => format!("{}, BackendTLSPolicies (v1 is not served)", apart.how),
         },
-        provider: provider(analysis.provider.unwrap_or_default(), &parents, survey),
+        provider: chosen.provider.name.clone(),
+        counts_all_callers: chosen.provider.counts_all_callers,
+        provider_why: chosen.why,
         port: port(&routes, &stable.name)?,
         parents,
     };
@@ -170,24 +174,5 @@ fn port(routes: &Routes<'_>, stable: &str) -> Result<i32, String> {
         (Some(port), Some(other)) => Err(format!(
             "the managed rules refer to Service {stable} by the ports {port} and {other}; name the rules of one port in spec.traffic.routes"
         )),
-    }
-}
-
-/// The set of queries that fits every controller that serves the routes; the application's own counters where none does.
-fn provider(wanted: ProviderName, parents: &[String], survey: &Survey) -> ProviderName {
-    let fits = |controllers: &[String]| {
-        parents.iter().all(|key| {
-            key.rsplit(' ')
-                .next()
-                .is_some_and(|name| controllers.iter().any(|own| own == name))
-        })
-    };
-    match wanted {
-        ProviderName::Auto => survey
-            .providers
-            .iter()
-            .find(|provider| fits(&provider.controllers))
-            .map_or(ProviderName::Pods, |provider| provider.name),
-        named => named,
     }
 }

@@ -19,7 +19,7 @@ pub mod weights;
 use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
-    rollout::{ProviderName, Step, StepAnalysis},
+    rollout::{Step, StepAnalysis},
     status::{Cause, Found, InForce, MetricReport, Note, Outcome, Phase, Retreat, Run, RunState},
     units::{Share, Span, Timestamp},
 };
@@ -238,7 +238,7 @@ impl<'a> Pass<'a> {
         let metrics = [errors].into_iter().chain(latency).collect();
         Settings {
             phi: spec.phi,
-            check_share: self.found.provider != ProviderName::Pods,
+            check_share: !self.found.counts_all_callers,
             ..Settings::new(metrics, u32::try_from(spec.steps.len()).unwrap_or(1))
         }
     }
@@ -361,7 +361,7 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
         from: run.evidence.through,
         interval: interval_seconds(run.spec.interval),
         source: run.spec.source.clone(),
-        provider: found.provider,
+        provider: found.provider.clone(),
         metrics: [Measure::Errors]
             .into_iter()
             .chain(run.spec.latency.iter().map(|latency| Measure::Latency {
@@ -373,6 +373,7 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
             stable_service: found.stable_service.clone(),
             canary_service: found.canary_service.clone(),
             port: found.port,
+            routes: rollout.routes().iter().map(|route| route.name.clone()).collect(),
             stable_replica_set: stable.replica_set.clone(),
             canary_deployment: canary::name(&rollout.spec.workload.name),
         },

@@ -25,8 +25,19 @@ pub enum SourceError {
         #[source]
         source: reqwest::Error,
     },
+    /// A file of a certificate, key or secret cannot be used.
+    #[error("metrics source {name}: its {what} cannot be used")]
+    Credentials {
+        /// The source.
+        name: String,
+        /// The field.
+        what: &'static str,
+        /// Why, with the path.
+        #[source]
+        source: std::io::Error,
+    },
     /// No connection.
-    #[error("metrics source {name} cannot be reached at {address}; check --metrics-source and that Prometheus runs")]
+    #[error("metrics source {name} cannot be reached at {address}; check its url and that Prometheus runs")]
     Connect {
         /// The source.
         name: String,
@@ -55,7 +66,7 @@ pub enum SourceError {
     },
     /// A redirect, which is not followed.
     #[error(
-        "metrics source {name} redirects to another address (HTTP {status}); name that address in --metrics-source"
+        "metrics source {name} redirects to another address (HTTP {status}), which is not followed; the administrator has to name that one"
     )]
     Redirect {
         /// The source.
@@ -64,7 +75,9 @@ pub enum SourceError {
         status: u16,
     },
     /// HTTP 401 or 403.
-    #[error("metrics source {name} refuses the query (HTTP {status}); it has to answer Stepgate without credentials")]
+    #[error(
+        "metrics source {name} refuses the query (HTTP {status}); the administrator has to check its token, certificate and tenant"
+    )]
     Unauthorized {
         /// The source.
         name: String,
@@ -119,7 +132,7 @@ pub enum SourceError {
     },
     /// No source of that name.
     #[error(
-        "no metrics source is named {name}; there are: {known}. Name one of them in spec.analysis.source, or add --metrics-source {name}=URL"
+        "no metrics source is named {name}; there are: {known}. Name one of them in spec.analysis.source, or ask the administrator to add it"
     )]
     Unknown {
         /// The name.
@@ -133,7 +146,8 @@ impl SourceError {
     /// Whether asking again can help.
     pub const fn class(&self) -> ErrorClass {
         match self {
-            Self::Connect { .. }
+            Self::Credentials { .. }
+            | Self::Connect { .. }
             | Self::Broken { .. }
             | Self::Timeout { .. }
             | Self::Status { .. }
@@ -148,10 +162,21 @@ impl SourceError {
         }
     }
 
+    /// Whether it says something of the source, and not of the one query alone.
+    pub fn is_of_the_source(&self) -> bool {
+        match self {
+            // Prometheus' words for a query that it was too busy, or too broken, to evaluate.
+            Self::Rejected { kind, .. } => matches!(kind.as_str(), "timeout" | "internal" | "unavailable"),
+            Self::Unknown { .. } => false,
+            _ => true,
+        }
+    }
+
     /// A constant word for metrics.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Client { .. } => "client",
+            Self::Credentials { .. } => "credentials",
             Self::Connect { .. } => "connect",
             Self::Broken { .. } => "broken",
             Self::Timeout { .. } => "timeout",

@@ -82,7 +82,7 @@ pub struct Snapshot {
 /// Bounds of the sampler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SamplerOptions {
-    /// The sources' scrape interval; also the most that their clocks may differ from ours.
+    /// The scrape interval of sources that do not say theirs; also the most that their clocks may differ from ours.
     pub scrape: Duration,
     /// Questions under way at once, a source.
     pub concurrency: usize,
@@ -103,13 +103,6 @@ impl Default for SamplerOptions {
             window: 240,
             kept: 960,
         }
-    }
-}
-
-impl SamplerOptions {
-    /// How old an interval's end has to be before it is read: one scrape, so that its last sample is there, and `settle`.
-    pub fn lag(&self) -> Duration {
-        self.scrape + self.settle
     }
 }
 

@@ -67,11 +67,11 @@ fn a_status_of_a_later_version_is_not_taken_for_another_and_its_field_is_named()
         );
     }
     let mut spec = rollout("one", 5, json!({"phase": "Healthy"}));
-    spec["spec"]["analysis"] = json!({"provider": "telepathy"});
+    spec["spec"]["analysis"] = json!({"provider": "Telepathy"});
     let found = unreadable(&spec);
     assert_eq!(found.part, Part::Spec);
     assert_eq!(found.note().reason, "SpecUnreadable");
-    assert!(found.why.contains("telepathy"), "{}", found.why);
+    assert!(found.why.contains("Telepathy"), "{}", found.why);
     // Fields that are not known are the API server's to keep or drop, as in every kind.
     let known = rollout("one", 5, json!({"phase": "Healthy", "later": {"a": 1}}));
     assert!(matches!(read(&known), Watched::Read(_)));
@@ -148,7 +148,7 @@ fn an_older_answer_to_a_write_does_not_bring_it_back() {
 fn what_cannot_be_read_keeps_its_claims() {
     let status = json!({
         "phase": "Levitating",
-        "found": {"stableService": "web", "canaryService": "web-canary", "provider": "telepathy"},
+        "found": {"stableService": "web", "canaryService": "web-canary", "provider": "Telepathy"},
         "run": {"id": "r", "spec": {"routes": [{"name": "web"}, {"name": 7}, {"name": "api", "kind": "HTTPRoute"}]}},
     });
     let claim = unreadable(&rollout("one", 5, status)).claim.unwrap();

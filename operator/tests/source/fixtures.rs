@@ -40,6 +40,7 @@ pub(crate) fn contour_of(interval: u32, measure: &Measure) -> Query {
         stable_service: "checkout".into(),
         canary_service: "checkout-canary".into(),
         port: 80,
+        routes: vec!["checkout".into()],
         stable_replica_set: String::new(),
         canary_deployment: String::new(),
     };

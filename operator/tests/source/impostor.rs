@@ -31,6 +31,8 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) line: String,
+    /// `name: value`, the name in lower case.
+    pub(crate) headers: Vec<String>,
     pub(crate) body: String,
 }
 
@@ -90,6 +92,7 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, ended: &AtomicBool, 
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     let mut length = 0;
+    let mut headers = Vec::new();
     if reader.read_line(&mut line).unwrap_or(0) == 0 {
         return;
     }
@@ -98,9 +101,12 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, ended: &AtomicBool, 
         if reader.read_line(&mut header).unwrap_or(0) == 0 || header.trim().is_empty() {
             break;
         }
-        if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().unwrap();
+        let (name, value) = header.split_once(':').unwrap();
+        let (name, value) = (name.to_ascii_lowercase(), value.trim());
+        if name == "content-length" {
+            length = value.parse().unwrap();
         }
+        headers.push(format!("{name}: {value}"));
     }
     let mut body = vec![0; length];
     if reader.read_exact(&mut body).is_err() {
@@ -108,6 +114,7 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Request>>, ended: &AtomicBool, 
     }
     let request = Request {
         line: line.trim().into(),
+        headers,
         body: String::from_utf8(body).unwrap(),
     };
     seen.lock().unwrap().push(request.clone());

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use stepgate::provider::{Measure, Query};
-use stepgate::source::MetricsSource;
 use stepgate::source::sampler::{Key, Sampler, SamplerOptions, Want};
+use stepgate::source::{MetricsSource, SourceLimits};
 use stepgate::telemetry::Metrics;
 use stepgate_core::input::SourceHealth;
 use stepgate_core::verdict::{Arm, Counts, DataError, Interval, Observation};
@@ -396,4 +396,63 @@ async fn a_query_that_fails_and_one_that_there_is_not_spoil_their_metrics_alone(
     );
     assert_eq!(metrics[1], Observation::Error(missing));
     assert!(matches!(metrics[2], Observation::Counts(_)), "{metrics:?}");
+}
+
+#[tokio::test]
+async fn a_source_that_fails_is_asked_less_and_less_and_slows_no_other() {
+    // Its clock can be read, which is not to say that it is well.
+    let poisoned = Impostor::new(|request| {
+        if request.body.contains("query=time") {
+            let now = now();
+            Answer::Json(format!(
+                r#"{{"status":"success","data":{{"resultType":"scalar","result":[{now},"{now}"]}}}}"#
+            ))
+        } else {
+            Answer::Http("500 Internal Server Error", vec![], String::new())
+        }
+    });
+    let start = hour_ago();
+    let prometheus = Prometheus::with(start, &gateway());
+    let (notify, mut woken) = mpsc::unbounded_channel();
+    let named = |name: &str, url: &str| {
+        let spec = format!("{name}={url}").parse().unwrap();
+        MetricsSource::new(&spec, SourceLimits::default()).unwrap()
+    };
+    let sources = [named("poisoned", &poisoned.url), named("default", &prometheus.url)];
+    let options = SamplerOptions {
+        scrape: Duration::from_secs(5),
+        ..SamplerOptions::default()
+    };
+    let sampler = Sampler::new(sources, options, Metrics::new(), notify);
+    let asks = |run: String, source: &str| {
+        let key = Key { run, ..key() };
+        let wanted = Want {
+            source: source.into(),
+            ..want(start, 15, contour(15))
+        };
+        sampler.want(&key, wanted)
+    };
+    for run in 0..40 {
+        asks(format!("poisoned-{run}"), "poisoned");
+    }
+    let began = Instant::now();
+    let well = async {
+        while asks("well".into(), "default").intervals.is_empty() {
+            woken.recv().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), well).await.unwrap();
+    let within = Duration::from_secs(10);
+    tokio::time::sleep(within.saturating_sub(began.elapsed())).await;
+    // 40 runs that each try again after 1, 2, 4 and 8 s would be 160 and more; open for 1, 2, 4 and 8 s, it is let be in between.
+    let asked = poisoned.requests().len();
+    assert!((5..=80).contains(&asked), "asked {asked} times");
+    for run in 0..40 {
+        let snapshot = asks(format!("poisoned-{run}"), "poisoned");
+        assert!(snapshot.intervals.is_empty());
+        let SourceHealth::Down { why, .. } = snapshot.health else {
+            panic!("{:?}", snapshot.health);
+        };
+        assert!(why.contains("HTTP 500"), "{why}");
+    }
 }

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use stepgate_crds::{
-    rollout::{ProviderName, RouteReference},
-    units::Timestamp,
-};
+use stepgate_crds::{provider::ProviderName, rollout::RouteReference, units::Timestamp};
 
 use super::{OwnedView, RolloutView};
 use crate::apart::selector::LabelSelector;
@@ -43,6 +40,22 @@ pub struct ProviderView {
     pub name: ProviderName,
     /// The controllerNames that it fits.
     pub controllers: Vec<String>,
+    /// Whether it counts the calls of others too, and not the gateway's alone.
+    pub counts_all_callers: bool,
+    /// What is taken in its place where it cannot tell the two backends apart.
+    pub instead: Option<Instead>,
+}
+
+/// A set of queries that takes the place of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instead {
+    /// Its name.
+    pub provider: ProviderName,
+    /// Whether the other is taken all the same where each rule has the stable Service first and the canary's second, each with a filter,
+    /// and no rule of other Services has such filters.
+    pub unless_filtered: bool,
+    /// Why the other cannot tell the backends apart.
+    pub why: String,
 }
 
 /// A Service.

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use stepgate_core::{
-    input::{OwnedView, ProviderView, RouteView, RuleView, Seen, ServiceView, Survey},
+    input::{Instead, OwnedView, RouteView, RuleView, Seen, ServiceView, Survey},
     preflight,
 };
-use stepgate_crds::{rollout::ProviderName, status::Found};
+use stepgate_crds::{provider::ProviderName, status::Found};
 
 use crate::fixtures::{observed::Observed, world::world};
 
@@ -72,7 +72,8 @@ fn everything_that_the_spec_leaves_open_is_found() {
         (found.stable_service.as_str(), found.canary_service.as_str()),
         ("checkout", "checkout-canary")
     );
-    assert_eq!((found.provider, found.port), (ProviderName::Contour, 80));
+    assert_eq!((found.provider.as_str(), found.port), ("edge", 80));
+    assert!(!found.counts_all_callers && found.provider_why.is_none());
     assert_eq!(found.parents, ["checkout gateways/edge example.com/gateway"]);
     assert!(found.apart.contains("app=checkout-canary"), "{}", found.apart);
 }
@@ -80,12 +81,62 @@ fn everything_that_the_spec_leaves_open_is_found() {
 #[test]
 fn a_gateway_without_known_metrics_is_judged_by_the_pods_own() {
     let mut seen = seen();
-    survey(&mut seen).providers = vec![ProviderView {
-        name: ProviderName::Contour,
-        controllers: vec!["another".to_owned()],
-    }];
+    survey(&mut seen).providers[0].controllers = vec!["another".to_owned()];
     let found = preflight::find(&seen.input(), seen.survey.as_ref().unwrap()).unwrap();
-    assert_eq!(found.provider, ProviderName::Pods);
+    assert_eq!(found.provider, ProviderName::PODS);
+    assert!(found.counts_all_callers && found.provider_why.is_none());
+}
+
+#[test]
+fn a_gateway_that_cannot_tell_backends_apart_is_judged_by_another_and_it_is_said_why() {
+    let instead = |unless_filtered| Instead {
+        provider: ProviderName::PODS,
+        unless_filtered,
+        why: "one cluster for each rule".to_owned(),
+    };
+    let by = |found: &Found| (found.provider.as_str().to_owned(), found.provider_why.clone());
+    let why = "edge cannot tell the two backends apart: one cluster for each rule";
+    let pods = ("pods".to_owned(), Some(why.to_owned()));
+    let of_edge = |unless_filtered, spoil: &dyn Fn(&mut Observed)| {
+        by(&fits("there is one", |seen| {
+            survey(seen).providers[0].instead = Some(instead(unless_filtered));
+            spoil(seen);
+        }))
+    };
+    let filters = || json!([{"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["x"]}}]);
+    let filter = |seen: &mut Observed| rule(seen).backend_refs[0]["filters"] = filters();
+    let canary_first = |seen: &mut Observed| {
+        let refs = &mut rule(seen).backend_refs;
+        refs[0]["filters"] = filters();
+        let mut canary = refs[0].clone();
+        canary["name"] = json!("checkout-canary");
+        canary["weight"] = json!(0);
+        refs.insert(0, canary);
+    };
+    let others_too = |seen: &mut Observed| {
+        for rule in &mut route(seen).rules {
+            rule.backend_refs[0]["filters"] = filters();
+        }
+    };
+    let name = |seen: &mut Observed| {
+        seen.rollout.spec.analysis = Some(serde_json::from_value(json!({"provider": "edge"})).unwrap());
+    };
+    assert_eq!(of_edge(false, &|_| {}), pods);
+    assert_eq!(of_edge(false, &name), pods);
+    assert_eq!(of_edge(false, &filter), pods);
+    assert_eq!(of_edge(true, &|_| {}), pods);
+    assert_eq!(of_edge(true, &filter), ("edge".to_owned(), None));
+    assert_eq!(of_edge(true, &canary_first), pods);
+    assert_eq!(of_edge(true, &others_too), pods);
+}
+
+#[test]
+fn a_set_of_queries_that_is_not_there() {
+    refuses(
+        "nobody's",
+        |seen| seen.rollout.spec.analysis = Some(serde_json::from_value(json!({"provider": "edges"})).unwrap()),
+        &["no set of queries edges", "[auto, edge, pods]", "--providers-folder"],
+    );
 }
 
 #[test]
@@ -96,14 +147,14 @@ fn with_two_different_gateways_no_single_gateways_metrics_will_do() {
             .provider
     };
     let mut seen = seen();
-    assert_eq!(provider(&seen), ProviderName::Contour);
+    assert_eq!(provider(&seen).as_str(), "edge");
     let Seen::At(route) = &mut seen.routes[0].1 else {
         panic!("the route is there")
     };
     let mut other = route.parents[0].clone();
     other.controller = "traefik.io/gateway-controller".to_owned();
     route.parents.push(other);
-    assert_eq!(provider(&seen), ProviderName::Pods);
+    assert_eq!(provider(&seen), ProviderName::PODS);
 }
 
 #[test]

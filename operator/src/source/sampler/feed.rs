@@ -1,14 +1,18 @@
-//! One metrics source as all runs share it: a bound on questions at once, and one look at its clock for everybody.
+//! One metrics source as all runs share it: a bound on questions at once, one look at its clock for everybody, and a breaker that lets it be
+//! while it does not answer.
 
+use std::sync::Mutex as StdMutex;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, Semaphore};
-
+use super::super::breaker::{Breaker, Leave};
 use super::super::reply::Sample;
-use super::super::{ErrorClass, MetricsSource, SourceError};
+use super::super::{MetricsSource, SourceError};
 use super::SamplerOptions;
+use super::book::lock;
 use crate::provider::{Query, Slow};
 use crate::telemetry::Metrics;
+use stepgate_crds::units::Span;
+use tokio::sync::{Mutex, Semaphore};
 
 /// For so long one look at the source's clock is good for all runs.
 const CLOCK_GOOD_FOR: Duration = Duration::from_mins(1);
@@ -46,34 +50,68 @@ fn root<'a>(mut cause: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::e
 pub(super) struct Feed {
     pub(super) source: MetricsSource,
     slots: Semaphore,
-    scrape: f64,
+    scrape: Duration,
+    /// How long after its scrape a sample can be there.
+    settle: Duration,
     clock: Mutex<Option<(Instant, Result<(), Problem>)>>,
+    standing: StdMutex<Standing>,
+}
+
+/// How it has answered so far.
+#[derive(Debug)]
+struct Standing {
+    breaker: Breaker,
+    problem: Option<Problem>,
 }
 
 impl Feed {
     pub(super) fn new(source: MetricsSource, options: &SamplerOptions) -> Self {
         Self {
-            source,
             slots: Semaphore::new(options.concurrency.max(1)),
-            scrape: options.scrape.as_secs_f64(),
+            scrape: source.scrape().map_or(options.scrape, Span::duration),
+            settle: options.settle,
+            source,
             clock: Mutex::new(None),
+            standing: StdMutex::new(Standing {
+                breaker: Breaker::new(),
+                problem: None,
+            }),
         }
     }
 
-    /// Whether the source answers with a clock that can be used. One look at a time, and one for all.
+    /// How old an interval's end has to be before it is read: one scrape, so that its last sample is there, and `settle`.
+    pub(super) fn lag(&self) -> Duration {
+        self.scrape + self.settle
+    }
+
+    /// Whether the source may be asked, and answers with a clock that can be used. One look at a time, and one for all.
     pub(super) async fn look(&self, metrics: &Metrics) -> Result<(), Problem> {
         let mut seen = self.clock.lock().await;
-        if let Some((at, verdict)) = seen.as_ref() {
+        let leave = {
+            let mut standing = lock(&self.standing);
+            let leave = standing.breaker.leave(Instant::now(), self.source.timeout() * 2);
+            if let (Leave::Wait(_), Some(problem)) = (leave, &standing.problem) {
+                return Err(problem.clone());
+            }
+            leave
+        };
+        if let (Leave::Ask, Some((at, verdict))) = (leave, seen.as_ref()) {
             let good_for = if verdict.is_ok() { CLOCK_GOOD_FOR } else { CLOCK_BAD_FOR };
             if at.elapsed() < good_for {
                 return verdict.clone();
             }
         }
         let started = Instant::now();
-        let checked = self.source.check(self.scrape).await;
+        let checked = self.source.check(self.scrape.as_secs_f64()).await;
         let outcome = checked.as_ref().map_or_else(SourceError::label, |()| "ok");
         metrics.source_query(self.source.name(), outcome, started.elapsed());
-        let verdict = checked.map_err(Problem::from);
+        let verdict = match checked {
+            Ok(()) => {
+                lock(&self.standing).breaker.reached();
+                Ok(())
+            }
+            Err(error) => Err(self.failed(error)),
+        };
         *seen = Some((Instant::now(), verdict.clone()));
         verdict
     }
@@ -87,6 +125,15 @@ impl Feed {
         metrics: &Metrics,
     ) -> Result<Vec<(i64, Sample)>, Problem> {
         let slot = self.slots.acquire().await;
+        // While this one waited for its turn others may have found out that nothing comes.
+        if let Standing {
+            breaker,
+            problem: Some(problem),
+        } = &*lock(&self.standing)
+            && breaker.is_open()
+        {
+            return Err(problem.clone());
+        }
         let started = Instant::now();
         let answer = self.source.window(query, ends, interval).await;
         drop(slot);
@@ -96,14 +143,29 @@ impl Feed {
             Err(error) => error.label(),
         };
         metrics.source_query(self.source.name(), outcome, started.elapsed());
-        if answer
-            .as_ref()
-            .is_err_and(|error| error.class() == ErrorClass::Transient)
-        {
-            // The source may be gone: one look for all before anybody's next question.
-            *self.clock.lock().await = None;
+        match answer {
+            Err(error) if error.is_of_the_source() => {
+                // The source may be gone: one look for all before anybody's next question.
+                *self.clock.lock().await = None;
+                Err(self.failed(error))
+            }
+            answer => {
+                lock(&self.standing).breaker.answered();
+                answer.map_err(Problem::from)
+            }
         }
-        answer.map_err(Problem::from)
+    }
+
+    fn failed(&self, error: SourceError) -> Problem {
+        let problem = Problem::from(error);
+        let mut standing = lock(&self.standing);
+        let was_open = standing.breaker.is_open();
+        standing.breaker.failed(Instant::now());
+        if !was_open && standing.breaker.is_open() {
+            tracing::warn!(source = %self.source.name(), label = problem.label, "asked now and then only, until it answers: {}", problem.message);
+        }
+        standing.problem = Some(problem.clone());
+        problem
     }
 
     /// The bucket boundaries that there are, when it is this question's turn.

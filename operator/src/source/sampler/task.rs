@@ -95,7 +95,7 @@ impl Task {
         if !self.unanswered && self.book.answers() {
             self.tell();
         }
-        let ends = self.due().await;
+        let ends = self.due(feed).await;
         let read = self.read(feed, &ends).await;
         self.unanswered = read.is_err();
         self.write(&ends, read?);
@@ -159,7 +159,7 @@ impl Task {
     }
 
     /// The ends of the intervals that are missing and old enough, oldest first; waits until there is one, and room for it.
-    async fn due(&self) -> Vec<i64> {
+    async fn due(&self, feed: &Feed) -> Vec<i64> {
         let interval = i64::from(self.interval);
         loop {
             let (next, room) = {
@@ -174,7 +174,7 @@ impl Task {
                 continue;
             }
             #[expect(clippy::cast_precision_loss, reason = "unix seconds are far below 2^53")]
-            let wait = next as f64 - (now() - self.shared.options.lag().as_secs_f64());
+            let wait = next as f64 - (now() - feed.lag().as_secs_f64());
             if wait <= 0.0 {
                 #[expect(clippy::cast_possible_truncation, reason = "at most `window`, which `take` sees to")]
                 let more = (-wait / f64::from(self.interval)).floor() as i64;

@@ -79,7 +79,8 @@ pub struct Run {
 pub struct RunSpec {
     /// The managed routes.
     pub routes: Vec<RouteReference>,
-    /// The steps, each with its bake.
+    /// The steps, each with its bake. The API server counts what the rules of so many cost.
+    #[schemars(length(max = 20))]
     pub steps: Vec<Step>,
     /// How long after acceptance a weight is in force.
     pub settle: Span,

@@ -246,7 +246,7 @@ impl<'a> Rollout<'a> {
                 self.moment.unavailable = Some("the source does not answer".to_owned());
                 return;
             }
-            let failed = Observation::Error(DataError("the query failed".to_owned()));
+            let failed = Observation::Error(DataError::unreadable("the query failed"));
             let counts = observations(&both).into_iter().next();
             self.waiting.push(Interval {
                 end,

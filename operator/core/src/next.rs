@@ -126,7 +126,6 @@ fn take_over(input: &Input<'_>, run: &Run, found: &Found) -> Run {
         shift(since);
         run.no_data_since.iter_mut().for_each(shift);
     }
-    }
     run
 }
 

@@ -343,6 +343,10 @@ fn time_without_data_counts_from_when_they_ended_and_not_while_nobody_leads() {
         .at_step(2)
         .with(|seen| {
             seen.rollout.status.run.as_mut().unwrap().no_data_since = Some(seen.now);
+            seen.source = SourceHealth::Down {
+                since: seen.now,
+                why: "refused".to_owned(),
+            };
             (seen.term, seen.absent) = (seen.term + 1, stepgate_crds::units::Span::seconds(3_600));
             seen.now = seen.now.after(stepgate_crds::units::Span::seconds(3_700));
         });

@@ -186,6 +186,30 @@ async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result
         (max("1"), "spec.analysis.errorRate.max"),
         (max("-1%"), "spec.analysis.errorRate.max"),
         (max("auto"), "spec.analysis.errorRate.max"),
+        (
+            json!({"analysis": {"latency": {"threshold": "1s"}}}),
+            "spec.analysis.latency.max: Required value",
+        ),
+        (
+            json!({"analysis": {"latency": {"threshold": "0s", "max": "1%"}}}),
+            "threshold must be from 1ms to 10m",
+        ),
+        (
+            json!({"analysis": {"latency": {"threshold": "1s", "max": "0%"}}}),
+            "max must be above 0% and at most 50%",
+        ),
+        (
+            json!({"analysis": {"onNoData": {"then": "Advance"}}}),
+            "supported values: \"Hold\", \"Retreat\", \"Rollback\"",
+        ),
+        (
+            json!({"analysis": {"onInconclusive": {"after": "1s", "then": "Hold"}}}),
+            "after must be from 10s to 168h",
+        ),
+        (
+            json!({"steps": [{"weight": 100, "analysis": {"latency": {"max": "60%"}}}]}),
+            "max must be above 0% and at most 50%",
+        ),
         (json!({"analysis": {"provider": "Nobody"}}), "spec.analysis.provider"),
         (json!({"analysis": {"provider": ""}}), "spec.analysis.provider"),
         (json!({"analysis": {"source": ""}}), "spec.analysis.source"),
@@ -234,8 +258,8 @@ async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result
             "unknown field \"spec.steps[0].mirror\"",
         ),
         (
-            json!({"analysis": {"latency": {"threshold": "1s"}}}),
-            "unknown field \"spec.analysis.latency\"",
+            json!({"analysis": {"latency": {"threshold": "1s", "maximum": "1%"}}}),
+            "unknown field \"spec.analysis.latency.maximum\"",
         ),
         (
             json!({"traffic": {"setle": "1s"}}),

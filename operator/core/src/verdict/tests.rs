@@ -3,6 +3,7 @@
 //! how safe).
 
 mod course;
+mod edges;
 mod latency;
 mod memory;
 mod properties;

@@ -29,6 +29,9 @@ const GENERATED_NAME_BASE: usize = 58;
 /// The label of a query's series: which count of which arm.
 pub const SERIES_LABEL: &str = "stepgate";
 
+/// The label of the series of a query that is made of several: the number of the one that they belong to, from 0.
+pub const QUESTION_LABEL: &str = "stepgate_question";
+
 /// One of the series of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Series {

@@ -14,7 +14,7 @@ mod spec;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::provider::{Query, Slow};
+use crate::provider::{QUESTION_LABEL, Query, Slow};
 use client::Connection;
 use reply::{Sample, Second};
 use reqwest::{Response, StatusCode, Url};
@@ -87,18 +87,11 @@ impl MetricsSource {
     /// The counts of the intervals that end at `ends` (unix seconds on the grid of `step` seconds, ascending), in that order: one instant
     /// query for one interval, one range query over all of them for more. Each interval has its own result.
     pub async fn window(&self, query: &Query, ends: &[i64], step: u32) -> Result<Vec<(i64, Sample)>, SourceError> {
-        let second = if query.slow().is_some() {
-            Second::Within
-        } else {
-            Second::Bad
-        };
         match ends {
             [] => Ok(Vec::new()),
             [end] => {
-                let data = self
-                    .ask("query", &[("query", query.as_str()), ("time", &end.to_string())])
-                    .await?;
-                Ok(vec![(*end, reply::instant(&data, *end, second))])
+                let samples = self.together(&[query], *end).await?;
+                Ok(samples.into_iter().map(|sample| (*end, sample)).collect())
             }
             [first, .., last] => {
                 let (start, end, step) = (first.to_string(), last.to_string(), step.to_string());
@@ -108,9 +101,29 @@ impl MetricsSource {
                     ("end", &end),
                     ("step", &step),
                 ];
-                Ok(reply::range(&self.ask("query_range", &parameters).await?, ends, second))
+                let data = self.ask("query_range", &parameters).await?;
+                Ok(reply::range(&data, ends, second(query)))
             }
         }
+    }
+
+    /// The counts of each query for the interval that ends at `end` (unix seconds), in their order, by one instant query for all of them: a
+    /// label tells whose series each one is.
+    pub async fn together(&self, queries: &[&Query], end: i64) -> Result<Vec<Sample>, SourceError> {
+        let expression = match queries {
+            [] => return Ok(Vec::new()),
+            [query] => query.as_str().to_owned(),
+            queries => {
+                let numbered = queries.iter().enumerate().map(|(number, query)| {
+                    format!("label_replace({query}, \"{QUESTION_LABEL}\", \"{number}\", \"\", \"\")")
+                });
+                numbered.collect::<Vec<_>>().join("\nor\n")
+            }
+        };
+        let parameters = [("query", expression.as_str()), ("time", &end.to_string())];
+        let replies = reply::split(self.ask("query", &parameters).await?, queries.len());
+        let sample = |(query, data): (&&Query, reply::Data)| reply::instant(&data, end, second(query));
+        Ok(queries.iter().zip(replies).map(sample).collect())
     }
 
     /// The bucket boundaries that there are at a time, in the histogram's unit.
@@ -254,6 +267,15 @@ impl MetricsSource {
             name: self.name.clone(),
             what,
         }
+    }
+}
+
+/// What the second count of this query's versions is.
+fn second(query: &Query) -> Second {
+    if query.slow().is_some() {
+        Second::Within
+    } else {
+        Second::Bad
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests and what they start from")]
 
+#[path = "source/batch.rs"]
+mod batch;
 #[path = "source/credentials.rs"]
 mod credentials;
 #[path = "source/file.rs"]

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use stepgate_core::verdict::{Arm, Counts, Observation};
 
-use crate::provider::{SERIES_LABEL, Series};
+use crate::provider::{QUESTION_LABEL, SERIES_LABEL, Series};
 
 /// From here on an f64 does not hold every integer.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -102,6 +102,11 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether it is said of the reply as a whole: where a query is made of several, one of them may be to blame for all.
+    pub const fn is_of_the_reply(self) -> bool {
+        matches!(self, Self::WrongType | Self::Warned)
+    }
+
     /// A constant word for metrics and status.
     pub const fn label(self) -> &'static str {
         match self {
@@ -199,6 +204,31 @@ pub fn boundaries(data: &Data) -> Option<Vec<f64>> {
     let list = usable(data, "vector").ok()?;
     let le = |series: &Value| series.get("metric")?.get("le")?.as_str()?.parse().ok();
     Some(list.iter().filter_map(le).collect())
+}
+
+/// The replies to each of the questions that one query was made of, by the number that [`QUESTION_LABEL`] gives their series. What has no
+/// such number is in all of them, where it is known for what it is.
+pub fn split(data: Data, questions: usize) -> Vec<Data> {
+    let Some(list) = data.result.as_array().filter(|_| questions > 1) else {
+        return vec![data; questions];
+    };
+    let question = |series: &Value| -> Option<usize> {
+        let number = series.get("metric")?.get(QUESTION_LABEL)?.as_str()?.parse().ok()?;
+        (number < questions).then_some(number)
+    };
+    let mut results = vec![Vec::new(); questions];
+    for series in list {
+        match question(series).and_then(|number| results.get_mut(number)) {
+            Some(result) => result.push(series.clone()),
+            None => results.iter_mut().for_each(|result| result.push(series.clone())),
+        }
+    }
+    let reply = |result| Data {
+        kind: data.kind.clone(),
+        result: Value::Array(result),
+        warned: data.warned,
+    };
+    results.into_iter().map(reply).collect()
 }
 
 /// What the query's second count of a version is.

@@ -4,6 +4,7 @@
 //! is old enough, reads all that are missing, oldest first, and tells the run's key to whoever reconciles. What was read and is not yet
 //! behind `from_exclusive` is kept; nothing is kept across a restart, because the source has it and the grid is the same.
 
+mod batch;
 mod book;
 mod feed;
 mod task;
@@ -88,6 +89,8 @@ pub struct SamplerOptions {
     pub concurrency: usize,
     /// How long after its scrape a sample can be there: time for the scrape itself, and for the source to take it in.
     pub settle: Duration,
+    /// How long a question about one interval waits for those of other runs, to go out with them in one query.
+    pub gather: Duration,
     /// Intervals that one query reads at most.
     pub window: usize,
     /// Intervals that are kept for one run at most; then reading waits until `from_exclusive` moves.
@@ -100,6 +103,7 @@ impl Default for SamplerOptions {
             scrape: Duration::from_secs(15),
             settle: Duration::from_secs(2),
             concurrency: 8,
+            gather: Duration::from_millis(100),
             window: 240,
             kept: 960,
         }
@@ -136,7 +140,10 @@ impl Sampler {
         metrics: Metrics,
         notify: mpsc::UnboundedSender<Key>,
     ) -> Self {
-        let feeds = sources.into_iter().map(|source| Feed::new(source, &options)).collect();
+        let feeds = sources
+            .into_iter()
+            .map(|source| Arc::new(Feed::new(source, &options)))
+            .collect();
         Self {
             shared: Arc::new(Shared {
                 feeds,

@@ -1,13 +1,14 @@
 //! One metrics source as all runs share it: a bound on questions at once, one look at its clock for everybody, and a breaker that lets it be
 //! while it does not answer.
 
-use std::sync::Mutex as StdMutex;
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
 
 use super::super::breaker::{Breaker, Leave};
 use super::super::reply::Sample;
 use super::super::{MetricsSource, SourceError};
 use super::SamplerOptions;
+use super::batch::{self, Gathering};
 use super::book::lock;
 use crate::provider::{Query, Slow};
 use crate::telemetry::Metrics;
@@ -26,10 +27,10 @@ pub(super) struct Problem {
     pub(super) message: String,
 }
 
-impl From<SourceError> for Problem {
-    fn from(error: SourceError) -> Self {
+impl From<&SourceError> for Problem {
+    fn from(error: &SourceError) -> Self {
         let label = error.label();
-        let message = match std::error::Error::source(&error) {
+        let message = match std::error::Error::source(error) {
             Some(cause) => format!("{error}: {}", root(cause)),
             None => error.to_string(),
         };
@@ -55,6 +56,7 @@ pub(super) struct Feed {
     settle: Duration,
     clock: Mutex<Option<(Instant, Result<(), Problem>)>>,
     standing: StdMutex<Standing>,
+    pub(super) gathering: Gathering,
 }
 
 /// How it has answered so far.
@@ -70,6 +72,7 @@ impl Feed {
             slots: Semaphore::new(options.concurrency.max(1)),
             scrape: source.scrape().map_or(options.scrape, Span::duration),
             settle: options.settle,
+            gathering: Gathering::new(options.gather),
             source,
             clock: Mutex::new(None),
             standing: StdMutex::new(Standing {
@@ -110,20 +113,54 @@ impl Feed {
                 lock(&self.standing).breaker.reached();
                 Ok(())
             }
-            Err(error) => Err(self.failed(error)),
+            Err(error) => Err(self.failed(&error)),
         };
         *seen = Some((Instant::now(), verdict.clone()));
         verdict
     }
 
-    /// Reads the intervals that end at `ends`, when it is this question's turn.
+    /// Reads the intervals that end at `ends`, when it is this question's turn: one together with what other runs ask about it, several by
+    /// themselves.
     pub(super) async fn read(
-        &self,
+        self: &Arc<Self>,
         query: &Query,
         ends: &[i64],
         interval: u32,
         metrics: &Metrics,
     ) -> Result<Vec<(i64, Sample)>, Problem> {
+        if let [end] = ends {
+            return Ok(vec![(*end, batch::ask(self, query, *end, metrics).await?)]);
+        }
+        let asked = self.in_turn(metrics, self.source.window(query, ends, interval), |samples| {
+            samples.iter().any(|(_, sample)| sample.is_err())
+        });
+        match asked.await? {
+            Ok(samples) => Ok(samples),
+            Err(error) => Err(self.refused(&error).await),
+        }
+    }
+
+    /// The counts of each query for the interval that ends at `end`, in one query, when it is its turn. The outer error is that the source is
+    /// left alone for now.
+    pub(super) async fn ask_all(
+        &self,
+        queries: &[&Query],
+        end: i64,
+        metrics: &Metrics,
+    ) -> Result<Result<Vec<Sample>, SourceError>, Problem> {
+        self.in_turn(metrics, self.source.together(queries, end), |samples| {
+            samples.iter().any(Result::is_err)
+        })
+        .await
+    }
+
+    /// Asks when there is a slot; counts the question and how it went.
+    async fn in_turn<T>(
+        &self,
+        metrics: &Metrics,
+        question: impl Future<Output = Result<T, SourceError>>,
+        is_spoilt: impl Fn(&T) -> bool,
+    ) -> Result<Result<T, SourceError>, Problem> {
         let slot = self.slots.acquire().await;
         // While this one waited for its turn others may have found out that nothing comes.
         if let Standing {
@@ -135,28 +172,33 @@ impl Feed {
             return Err(problem.clone());
         }
         let started = Instant::now();
-        let answer = self.source.window(query, ends, interval).await;
+        let answer = question.await;
         drop(slot);
         let outcome = match &answer {
-            Ok(samples) if samples.iter().any(|(_, sample)| sample.is_err()) => "data_error",
+            Ok(answer) if is_spoilt(answer) => "data_error",
             Ok(_) => "ok",
             Err(error) => error.label(),
         };
         metrics.source_query(self.source.name(), outcome, started.elapsed());
-        match answer {
-            Err(error) if error.is_of_the_source() => {
-                // The source may be gone: one look for all before anybody's next question.
-                *self.clock.lock().await = None;
-                Err(self.failed(error))
-            }
-            answer => {
-                lock(&self.standing).breaker.answered();
-                answer.map_err(Problem::from)
-            }
+        if answer.is_ok() {
+            lock(&self.standing).breaker.answered();
+        }
+        Ok(answer)
+    }
+
+    /// What a failed question says of the source, and what those are told who asked it.
+    pub(super) async fn refused(&self, error: &SourceError) -> Problem {
+        if error.is_of_the_source() {
+            // The source may be gone: one look for all before anybody's next question.
+            *self.clock.lock().await = None;
+            self.failed(error)
+        } else {
+            lock(&self.standing).breaker.answered();
+            Problem::from(error)
         }
     }
 
-    fn failed(&self, error: SourceError) -> Problem {
+    fn failed(&self, error: &SourceError) -> Problem {
         let problem = Problem::from(error);
         let mut standing = lock(&self.standing);
         let was_open = standing.breaker.is_open();

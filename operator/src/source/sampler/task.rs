@@ -26,7 +26,7 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 /// What all tasks share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub(super) feeds: Vec<Feed>,
+    pub(super) feeds: Vec<Arc<Feed>>,
     pub(super) options: SamplerOptions,
     pub(super) metrics: Metrics,
     pub(super) notify: mpsc::UnboundedSender<Key>,
@@ -34,7 +34,7 @@ pub(super) struct Shared {
 
 impl Shared {
     /// The source of that name, or an error that lists those that there are.
-    pub(super) fn feed(&self, name: &str) -> Result<&Feed, SourceError> {
+    pub(super) fn feed(&self, name: &str) -> Result<&Arc<Feed>, SourceError> {
         self.feeds
             .iter()
             .find(|feed| feed.source.name() == name)
@@ -70,7 +70,7 @@ impl Task {
         let shared = Arc::clone(&self.shared);
         let feed = match shared.feed(&self.source) {
             Ok(feed) => feed,
-            Err(error) => return self.fails(&error.into()),
+            Err(error) => return self.fails(&Problem::from(&error)),
         };
         let mut failures = 0_u32;
         loop {
@@ -90,7 +90,7 @@ impl Task {
     }
 
     /// Looks at the source's clock, waits until something is due, and reads it.
-    async fn step(&mut self, feed: &Feed) -> Result<(), Problem> {
+    async fn step(&mut self, feed: &Arc<Feed>) -> Result<(), Problem> {
         feed.look(&self.shared.metrics).await?;
         if !self.unanswered && self.book.answers() {
             self.tell();
@@ -104,7 +104,7 @@ impl Task {
 
     /// The observations of each metric at these ends, in the order of the queries. What keeps one metric from being read spoils that metric
     /// alone; an error is that none could be.
-    async fn read(&self, feed: &Feed, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
+    async fn read(&self, feed: &Arc<Feed>, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
         let read = join_all(
             self.queries
                 .iter()
@@ -123,7 +123,7 @@ impl Task {
 
     async fn read_one(
         &self,
-        feed: &Feed,
+        feed: &Arc<Feed>,
         query: Result<&Query, &DataError>,
         ends: &[i64],
     ) -> Result<Vec<Observation>, Problem> {
@@ -146,7 +146,7 @@ impl Task {
     }
 
     /// What a person is told where the bucket of the threshold is not there.
-    async fn no_boundary(&self, feed: &Feed, query: &Query, time: i64) -> Option<DataError> {
+    async fn no_boundary(&self, feed: &Arc<Feed>, query: &Query, time: i64) -> Option<DataError> {
         let slow = query.slow()?;
         let detail = match feed.boundaries(slow, time, &self.shared.metrics).await {
             Ok(boundaries) => slow.unit.no_boundary(slow.threshold, &boundaries),
@@ -159,7 +159,7 @@ impl Task {
     }
 
     /// The ends of the intervals that are missing and old enough, oldest first; waits until there is one, and room for it.
-    async fn due(&self, feed: &Feed) -> Vec<i64> {
+    async fn due(&self, feed: &Arc<Feed>) -> Vec<i64> {
         let interval = i64::from(self.interval);
         loop {
             let (next, room) = {

@@ -75,14 +75,65 @@ pub struct MetricEvidence {
 /// What kind of trouble keeps an interval from being read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Trouble {
-    /// The source failed, or what it answered is no count.
+    /// Something else than what follows.
     #[default]
     Unreadable,
     /// The threshold of latency is no bucket boundary of the histogram.
     NoBucketBoundary,
+    /// No source has the name that is asked for.
+    SourceUnknown,
+    /// The source cannot be reached, or breaks off.
+    SourceUnreachable,
+    /// The source lets this operator do nothing, or its credentials cannot be read.
+    SourceUnauthorized,
+    /// The source answers with a redirect.
+    SourceRedirects,
+    /// The source does not answer in time.
+    SourceTimeout,
+    /// The source answers with an error.
+    SourceFails,
+    /// The source answers with more than is read.
+    SourceReplyTooLarge,
+    /// The source answers with what is no reply of Prometheus' API.
+    SourceReplyInvalid,
+    /// The source says that its reply is not complete.
+    SourceReplyPartial,
+    /// The source's clock is another one.
+    SourceClockSkew,
+    /// The source cannot evaluate the query.
+    QueryRejected,
+    /// The query's result is of a type that holds no counts: a scalar, a string, a matrix.
+    QueryResultType,
+    /// The query's result has two series for one count, or one for none.
+    QueryResultSeries,
+    /// A value is no count: NaN, infinite, negative.
+    NotACount,
 }
 
 impl Trouble {
+    /// Its name as a reason of conditions and as a verdict.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Unreadable => "MetricsUnavailable",
+            Self::NoBucketBoundary => "NoBucketBoundary",
+            Self::SourceUnknown => "SourceUnknown",
+            Self::SourceUnreachable => "SourceUnreachable",
+            Self::SourceUnauthorized => "SourceUnauthorized",
+            Self::SourceRedirects => "SourceRedirects",
+            Self::SourceTimeout => "SourceTimeout",
+            Self::SourceFails => "SourceFails",
+            Self::SourceReplyTooLarge => "SourceReplyTooLarge",
+            Self::SourceReplyInvalid => "SourceReplyInvalid",
+            Self::SourceReplyPartial => "SourceReplyPartial",
+            Self::SourceClockSkew => "SourceClockSkew",
+            Self::QueryRejected => "QueryRejected",
+            Self::QueryResultType => "QueryResultType",
+            Self::QueryResultSeries => "QueryResultSeries",
+            Self::NotACount => "NotACount",
+        }
+    }
+
     /// Whether it is of the kind that most troubles are of.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
     fn is_unreadable(&self) -> bool {

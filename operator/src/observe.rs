@@ -18,6 +18,7 @@ use stepgate_core::{
 use stepgate_crds::{
     Rollout,
     command::Command,
+    evidence::Trouble,
     names,
     status::RunState,
     units::{Span, Timestamp},
@@ -308,6 +309,7 @@ impl Observer {
                 Vec::new(),
                 SourceHealth::Down {
                     since: Timestamp::from(jiff::Timestamp::now()),
+                    kind: Trouble::default(),
                     why,
                 },
             ),

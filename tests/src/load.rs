@@ -73,6 +73,8 @@ impl Load {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(MOST_IN_FLIGHT)
+            // The gateway closes a connection that was idle for a minute: a request that is sent on it just then is lost.
+            .pool_idle_timeout(Duration::from_secs(30))
             .timeout(options.timeout)
             .build()
             .context("making the HTTP client")?;

@@ -5,17 +5,13 @@
 
 #![expect(clippy::print_stdout, reason = "a test prints what it measured")]
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+#[path = "metrics/nuisance.rs"]
+mod nuisance;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use nuisance::{Nuisance, Way};
 use stepgate_crds::provider::ProviderName;
 use stepgate_crds::status::Phase;
 use stepgate_crds::{RolloutStatus, Verb};
@@ -24,7 +20,6 @@ use stepgate_tests::operator::OperatorOptions;
 use stepgate_tests::record::status_line;
 use stepgate_tests::scene::{Scene, quick};
 use stepgate_tests::shop::{self, Shop};
-use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 const BOUND: Duration = Duration::from_mins(2);
@@ -139,13 +134,13 @@ async fn outage(scene: &Scene, prometheus: &mut stepgate_tests::cluster::Prometh
     scene.wait_for("10 % in force", BOUND, is_at(10)).await?;
     prometheus.stop().await?;
     let told = scene
-        .wait_for("MetricsUnavailable", BOUND, |status| {
-            is_at(10)(status) && status.verdict.as_deref() == Some("MetricsUnavailable")
+        .wait_for("SourceUnreachable", BOUND, |status| {
+            is_at(10)(status) && status.verdict.as_deref() == Some("SourceUnreachable")
         })
         .await?;
     let held = stays_at_ten(scene, FIVE_INTERVALS).await?;
     ensure!(
-        held.verdict.as_deref() == Some("MetricsUnavailable"),
+        held.verdict.as_deref() == Some("SourceUnreachable"),
         "{}",
         status_line(&held)
     );
@@ -200,77 +195,12 @@ async fn by_pods(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// How the imitation of a metrics source answers.
-const FAILS: u8 = 0;
-const GARBAGE: u8 = 1;
-const NOT_A_NUMBER: u8 = 2;
-
-/// The parameters of a form's body.
-fn form(body: &str) -> HashMap<String, String> {
-    // A URL's query is the same encoding.
-    let parsed = reqwest::Url::parse(&format!("http://form/?{body}"));
-    parsed.map_or_else(|_| HashMap::new(), |url| url.query_pairs().into_owned().collect())
-}
-
-/// An imitation of a metrics source that answers as it is told; it counts nothing and never gives a count.
-async fn imitation(mode: State<Arc<AtomicU8>>, body: String) -> Response {
-    let asked: HashMap<String, String> = form(&body);
-    let json = |text: String| ([(header::CONTENT_TYPE, "application/json")], text).into_response();
-    let now = jiff::Timestamp::now().as_millisecond();
-    let (seconds, fraction) = (now / 1_000, now % 1_000);
-    match mode.load(Ordering::Relaxed) {
-        FAILS => (StatusCode::INTERNAL_SERVER_ERROR, "the disk is full").into_response(),
-        GARBAGE => (StatusCode::OK, "<html>Please log in</html>").into_response(),
-        _ if asked.get("query").is_some_and(|query| query == "time()") => json(format!(
-            r#"{{"status":"success","data":{{"resultType":"scalar","result":[{seconds}.{fraction:03},"{seconds}.{fraction:03}"]}}}}"#
-        )),
-        _ => {
-            let series = ["canary_requests", "canary_bad", "stable_requests", "stable_bad"];
-            let labelled = |values: &str| {
-                let one = |name: &&str| format!(r#"{{"metric":{{"stepgate":"{name}"}},{values}}}"#);
-                series.iter().map(one).collect::<Vec<_>>().join(",")
-            };
-            match (
-                asked.get("time"),
-                asked.get("start"),
-                asked.get("end"),
-                asked.get("step"),
-            ) {
-                (Some(time), ..) => json(format!(
-                    r#"{{"status":"success","data":{{"resultType":"vector","result":[{}]}}}}"#,
-                    labelled(&format!(r#""value":[{time},"NaN"]"#))
-                )),
-                (_, Some(start), Some(end), Some(step)) => {
-                    let number = |text: &String| text.parse::<i64>().unwrap_or_default();
-                    let step = usize::try_from(number(step)).unwrap_or(1).max(1);
-                    let values: Vec<String> = (number(start)..=number(end))
-                        .step_by(step)
-                        .map(|time| format!(r#"[{time},"NaN"]"#))
-                        .collect();
-                    json(format!(
-                        r#"{{"status":"success","data":{{"resultType":"matrix","result":[{}]}}}}"#,
-                        labelled(&format!(r#""values":[{}]"#, values.join(",")))
-                    ))
-                }
-                _ => StatusCode::BAD_REQUEST.into_response(),
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_fails_or_answers_nonsense_holds_the_step_with_its_reason() -> Result<()> {
+async fn a_source_that_fails_or_answers_nonsense_holds_the_step_with_a_reason_of_its_own() -> Result<()> {
     let cluster = Cluster::attach().await?;
-    let mode = Arc::new(AtomicU8::new(FAILS));
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let router = Router::new()
-        .route("/api/v1/query", post(imitation))
-        .route("/api/v1/query_range", post(imitation))
-        .with_state(Arc::clone(&mode));
-    let server = tokio::spawn(async move { axum::serve(listener, router).await });
+    let nuisance = Nuisance::start().await?;
     let options = OperatorOptions {
-        sources: vec![format!("imitation=http://{address}")],
+        sources: vec![format!("imitation={}", nuisance.url)],
         scrape: "1s",
         interval: "5s",
         ..OperatorOptions::default()
@@ -280,30 +210,27 @@ async fn a_source_that_fails_or_answers_nonsense_holds_the_step_with_its_reason(
         ..Shop::default()
     };
     let scene = Scene::open(&cluster, "nonsense", &shop, talkative(options)).await?;
-    let outcome = nonsense(&scene, &mode).await;
-    server.abort();
-    scene.told(outcome)
+    scene.told(nonsense(&scene, &nuisance).await)
 }
 
-async fn nonsense(scene: &Scene, mode: &AtomicU8) -> Result<()> {
+async fn nonsense(scene: &Scene, nuisance: &Nuisance) -> Result<()> {
     let load = scene.load(50.0).await?;
     shop::ship(&scene.namespace, "v2", "0%").await?;
-    for (answer, why) in [
-        (FAILS, "500"),
-        (GARBAGE, "not JSON"),
-        (NOT_A_NUMBER, "not a finite number"),
-    ] {
-        mode.store(answer, Ordering::Relaxed);
+    for way in Way::ALL {
+        nuisance.answers(way);
+        let (reason, why) = way.is_told_as();
         let told = scene
-            .wait_for(why, BOUND, |status| {
+            .wait_for(&format!("{way:?}"), BOUND, |status| {
+                let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready");
                 is_at(10)(status)
-                    && status.verdict.as_deref() == Some("MetricsUnavailable")
+                    && status.verdict.as_deref() == Some(reason)
+                    && condition.is_some_and(|condition| condition.reason == reason)
                     && status.message.as_deref().is_some_and(|message| message.contains(why))
             })
             .await?;
         println!("a source that is no use: {}", status_line(&told));
-        stays_at_ten(scene, FIVE_INTERVALS / 2).await?;
     }
+    stays_at_ten(scene, FIVE_INTERVALS).await?;
     // A person may go on without evidence, and back.
     scene.command(Verb::Abort).await?;
     let ended = shop::wait(&scene.namespace, Phase::Failed, BOUND).await?;

@@ -211,8 +211,8 @@ async fn outage(several: &mut Many) -> Result<()> {
     let loads = several.load(40.0).await?;
     let gone = Instant::now();
     several
-        .all_are("MetricsUnavailable", |status| {
-            holds_at_ten(status) && status.verdict.as_deref() == Some("MetricsUnavailable")
+        .all_are("SourceUnreachable", |status| {
+            holds_at_ten(status) && status.verdict.as_deref() == Some("SourceUnreachable")
         })
         .await?;
     sleep(OUTAGE.saturating_sub(gone.elapsed())).await;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use stepgate_crds::{
     RolloutSpec, RolloutStatus,
     command::Command,
+    evidence::Trouble,
     provider::ProviderName,
     rollout::RouteReference,
     units::{Span, Timestamp},
@@ -294,6 +295,8 @@ pub enum SourceHealth {
     Down {
         /// Since when.
         since: Timestamp,
+        /// Of what kind that is.
+        kind: Trouble,
         /// What it said.
         why: String,
     },

@@ -30,7 +30,7 @@ use crate::{
     plan::{Plan, Wake},
     report::{self, Said},
     side::{self, Side},
-    verdict::{self, Judgement, MetricSettings, Moment, Rule, Settings, Verdict},
+    verdict::{self, DataError, Judgement, MetricSettings, Moment, Rule, Settings, Verdict},
 };
 
 /// One look at a run.
@@ -249,7 +249,10 @@ impl<'a> Pass<'a> {
         let limits = self.input.limits;
         let certain = self.run.spec.settle.max(limits.readable_after());
         let unavailable = match self.input.source {
-            SourceHealth::Down { why, .. } => Some(why.clone()),
+            SourceHealth::Down { kind, why, .. } => Some(DataError {
+                kind: *kind,
+                detail: why.clone(),
+            }),
             SourceHealth::Untried | SourceHealth::Answers => None,
         };
         let counts_from = force.since.after(certain).ceil_seconds();

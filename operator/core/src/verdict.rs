@@ -46,7 +46,7 @@ pub struct Moment {
     /// test, the tripwire and the restarts speak, and nothing retreats.
     pub promoting: bool,
     /// Why the source cannot be read at all, when it cannot (then there are no new intervals): holds, unless what is known fails.
-    pub unavailable: Option<String>,
+    pub unavailable: Option<DataError>,
 }
 
 /// Error exits of application containers, and how long pods ran for them, in this run.

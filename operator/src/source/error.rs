@@ -1,5 +1,6 @@
 //! Why a metrics source gave no reply that can be read, in words for a person and in constant words for metrics.
 
+use stepgate_crds::evidence::Trouble;
 use thiserror::Error;
 
 /// Whether asking again can help.
@@ -169,6 +170,24 @@ impl SourceError {
             Self::Rejected { kind, .. } => matches!(kind.as_str(), "timeout" | "internal" | "unavailable"),
             Self::Unknown { .. } => false,
             _ => true,
+        }
+    }
+
+    /// Of what kind this is for those whose intervals cannot be read.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Client { .. } => Trouble::Unreadable,
+            Self::Credentials { .. } | Self::Unauthorized { .. } => Trouble::SourceUnauthorized,
+            Self::Connect { .. } | Self::Broken { .. } => Trouble::SourceUnreachable,
+            Self::Timeout { .. } => Trouble::SourceTimeout,
+            Self::Redirect { .. } => Trouble::SourceRedirects,
+            Self::Status { .. } => Trouble::SourceFails,
+            Self::Rejected { .. } if self.is_of_the_source() => Trouble::SourceFails,
+            Self::Rejected { .. } => Trouble::QueryRejected,
+            Self::TooLarge { .. } => Trouble::SourceReplyTooLarge,
+            Self::Malformed { .. } => Trouble::SourceReplyInvalid,
+            Self::Skew { .. } => Trouble::SourceClockSkew,
+            Self::Unknown { .. } => Trouble::SourceUnknown,
         }
     }
 

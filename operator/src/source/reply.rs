@@ -10,6 +10,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use stepgate_core::verdict::{Arm, Counts, Observation};
+use stepgate_crds::evidence::Trouble;
 
 use crate::provider::{QUESTION_LABEL, SERIES_LABEL, Series};
 
@@ -102,6 +103,19 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Of what kind this is for those whose interval cannot be read.
+    pub const fn trouble(self) -> Trouble {
+        match self {
+            Self::NotFinite(_) | Self::Negative(_) | Self::TooLarge(_) | Self::Unreadable(_) | Self::TooMany(_) => {
+                Trouble::NotACount
+            }
+            Self::TwoSeries(_) | Self::BadAlone(_) | Self::UnknownSeries => Trouble::QueryResultSeries,
+            Self::NoBucket(_) => Trouble::NoBucketBoundary,
+            Self::WrongType | Self::WrongTime => Trouble::QueryResultType,
+            Self::Warned => Trouble::SourceReplyPartial,
+        }
+    }
+
     /// Whether it is said of the reply as a whole: where a query is made of several, one of them may be to blame for all.
     pub const fn is_of_the_reply(self) -> bool {
         matches!(self, Self::WrongType | Self::Warned)

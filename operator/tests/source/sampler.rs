@@ -174,7 +174,8 @@ async fn a_source_that_goes_and_comes_back_loses_no_interval() {
     let mut since = 0;
     sampling
         .until(&wanted, |_, health| match health {
-            SourceHealth::Down { since: at, why } => {
+            SourceHealth::Down { since: at, kind, why } => {
+                assert_eq!(kind, &Trouble::SourceFails);
                 since = at.as_millis();
                 assert_eq!(why, "metrics source default answers with HTTP 503");
                 true

@@ -243,7 +243,7 @@ impl<'a> Rollout<'a> {
         if self.service.source_is_down(end) {
             // Either nothing answers any more, or one of the two queries fails: which, hangs on the second it began.
             if self.start % 2 == 0 {
-                self.moment.unavailable = Some("the source does not answer".to_owned());
+                self.moment.unavailable = Some(DataError::unreadable("the source does not answer"));
                 return;
             }
             let failed = Observation::Error(DataError::unreadable("the query failed"));

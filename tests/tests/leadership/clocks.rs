@@ -92,7 +92,7 @@ async fn counts(name: &str, clock: &'static str) -> Result<()> {
             .wait_for("the clocks to be named", BOUND, |status| {
                 let message = status.message.as_deref().unwrap_or_default();
                 status.weight == Some(10)
-                    && status.verdict.as_deref() == Some("MetricsUnavailable")
+                    && status.verdict.as_deref() == Some("SourceClockSkew")
                     && message.contains("set the clocks right")
             })
             .await?;

@@ -2,10 +2,10 @@
 //!
 //! Reads evidence only. An interval that could not be read holds a pass back, and never hides a failure of another metric.
 
-use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally, Trouble};
+use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally};
 
 use super::eprocess::{ln_e_share, ln_tail_over, pass_test, within};
-use super::observation::{Arm, as_f64};
+use super::observation::{Arm, DataError, as_f64};
 use super::process::{self, Begun, plus};
 use super::reason::{HoldReason, RetreatCause, Rule, Verdict};
 use super::settings::{
@@ -59,8 +59,8 @@ pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, 
     if let Some(cause) = retreat.filter(|_| !moment.promoting) {
         return Verdict::Retreat(cause);
     }
-    if let Some(detail) = &moment.unavailable {
-        return Verdict::Hold(HoldReason::MetricsUnavailable { detail: detail.clone() });
+    if let Some(error) = &moment.unavailable {
+        return Verdict::Hold(HoldReason::MetricsUnavailable(error.clone()));
     }
     let objection = (cases.iter().find_map(Case::trouble))
         .or_else(|| cases.iter().find_map(Case::no_data))
@@ -73,9 +73,9 @@ pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, 
     }
     let missing: Vec<HoldReason> = cases.iter().filter_map(Case::insufficient).collect();
     if cases.is_empty() {
-        return Verdict::Hold(HoldReason::MetricsUnavailable {
-            detail: "no metric is judged".to_owned(),
-        });
+        return Verdict::Hold(HoldReason::MetricsUnavailable(DataError::unreadable(
+            "no metric is judged",
+        )));
     }
     let longest = missing.into_iter().max_by_key(|reason| match reason {
         HoldReason::InsufficientTraffic {
@@ -222,10 +222,10 @@ impl Case<'_> {
 
     fn trouble(&self) -> Option<HoldReason> {
         let detail = format!("{}: {}", self.name(), self.kept.trouble.as_ref()?);
-        Some(match self.kept.trouble_kind {
-            Trouble::Unreadable => HoldReason::MetricsUnavailable { detail },
-            Trouble::NoBucketBoundary => HoldReason::NoBucketBoundary { detail },
-        })
+        Some(HoldReason::MetricsUnavailable(DataError {
+            kind: self.kept.trouble_kind,
+            detail,
+        }))
     }
 
     fn no_data(&self) -> Option<HoldReason> {

@@ -46,7 +46,7 @@ pub struct DataError {
 }
 
 impl DataError {
-    /// The source failed, or what it answered is no count.
+    /// Of no kind of its own.
     pub fn unreadable(detail: impl Into<String>) -> Self {
         Self {
             kind: Trouble::Unreadable,
@@ -155,9 +155,10 @@ fn tally(name: &str, arm: Arm) -> Result<(Tally, bool), DataError> {
 
 fn count(name: &str, what: &str, value: f64) -> Result<u64, DataError> {
     if !value.is_finite() || value < 0.0 {
-        return Err(DataError::unreadable(format!(
-            "the query for {name} {what} returned {value}, which is not a count"
-        )));
+        return Err(DataError {
+            kind: Trouble::NotACount,
+            detail: format!("the query for {name} {what} returned {value}, which is not a count"),
+        });
     }
     #[expect(
         clippy::cast_possible_truncation,

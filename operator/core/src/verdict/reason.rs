@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::observation::{Arm, as_f64};
+use stepgate_crds::evidence::Trouble;
+
+use super::observation::{Arm, DataError, as_f64};
 use super::settings::{TRIPWIRE_SHARE, TRIPWIRE_STABLE};
 use super::wording::{duration, grouped, of, percent};
 
@@ -142,15 +144,10 @@ pub enum HoldReason {
         measured: f64,
     },
     /// The newest interval, or the whole source, could not be read.
-    MetricsUnavailable {
-        /// What was asked and what came back.
-        detail: String,
-    },
-    /// The threshold of latency is no bucket boundary of the histogram: slow requests cannot be counted.
-    NoBucketBoundary {
-        /// Which boundaries there are.
-        detail: String,
-    },
+    MetricsUnavailable(
+        /// What was asked and what came back; its kind gives the reason its name.
+        DataError,
+    ),
     /// Another metric counts requests of the canary, this one none.
     CanaryUnmeasured {
         /// The metric's name.
@@ -215,10 +212,7 @@ impl HoldReason {
     /// Whether data are missing: what cannot be read, or is not there.
     pub fn is_no_data(&self) -> bool {
         match self {
-            Self::NoData { .. }
-            | Self::MetricsUnavailable { .. }
-            | Self::NoBucketBoundary { .. }
-            | Self::CanaryUnmeasured { .. } => true,
+            Self::NoData { .. } | Self::MetricsUnavailable(_) | Self::CanaryUnmeasured { .. } => true,
             Self::InsufficientTraffic { .. }
             | Self::SharedFault { .. }
             | Self::StableIsWorse { .. }
@@ -240,8 +234,7 @@ impl HoldReason {
             Self::StableIsWorse { .. } => "StableIsWorse",
             Self::NoData { .. } => "NoData",
             Self::ShareMismatch { .. } => "ShareMismatch",
-            Self::MetricsUnavailable { .. } => "MetricsUnavailable",
-            Self::NoBucketBoundary { .. } => "NoBucketBoundary",
+            Self::MetricsUnavailable(error) => error.kind.reason(),
             Self::CanaryUnmeasured { .. } => "CanaryUnmeasured",
             Self::Inconsistent { .. } => "Inconsistent",
         }
@@ -390,8 +383,8 @@ impl fmt::Display for HoldReason {
                 percent(*measured),
                 percent(*expected)
             ),
-            Self::MetricsUnavailable { detail } => write!(to, "metrics cannot be read: {detail}"),
-            Self::NoBucketBoundary { detail } => to.write_str(detail),
+            Self::MetricsUnavailable(error) if error.kind == Trouble::NoBucketBoundary => error.fmt(to),
+            Self::MetricsUnavailable(error) => write!(to, "metrics cannot be read: {error}"),
             Self::CanaryUnmeasured { metric, intervals } => write!(
                 to,
                 "{metric}: nothing was counted for the canary in {intervals} intervals, although another metric counts its requests; does the new version still expose what is asked for?"

@@ -10,7 +10,7 @@ mod properties;
 mod shared;
 mod simulation;
 
-use stepgate_crds::evidence::Evidence;
+use stepgate_crds::evidence::{Evidence, Trouble};
 
 use super::*;
 
@@ -185,12 +185,7 @@ fn what_is_no_proof_holds_or_retreats_and_says_why() {
             10,
             "MetricsUnavailable",
         ),
-        (
-            "not a number",
-            repeated(&counts_of(f64::NAN), 1),
-            10,
-            "MetricsUnavailable",
-        ),
+        ("not a number", repeated(&counts_of(f64::NAN), 1), 10, "NotACount"),
         (
             "a fix, not proven yet",
             repeated(&counts((30, 0), (270, 14)), 4),
@@ -300,10 +295,13 @@ fn a_pass_waits_while_the_newest_interval_or_the_source_cannot_be_read() {
     let passing = intervals(vec![good.clone(), good.clone()]);
     assert_eq!(judged(&passing, &at(33)).verdict, Verdict::Pass);
     let moment = Moment {
-        unavailable: Some("connection refused".to_owned()),
+        unavailable: Some(DataError {
+            kind: Trouble::SourceUnreachable,
+            detail: "connection refused".to_owned(),
+        }),
         ..at(33)
     };
-    assert_reason(&judged(&passing, &moment), "Hold", "MetricsUnavailable");
+    assert_reason(&judged(&passing, &moment), "Hold", "SourceUnreachable");
     let broken = intervals(vec![good.clone(), error()]);
     assert_reason(&judged(&broken, &at(33)), "Hold", "MetricsUnavailable");
     let mended = intervals(vec![good.clone(), error(), good]);

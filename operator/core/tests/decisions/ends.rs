@@ -5,7 +5,10 @@ use stepgate_core::{
     input::{Seen, SourceHealth},
     verdict::{Arm, Counts, Interval, Observation},
 };
-use stepgate_crds::status::{Outcome, Phase, RunState};
+use stepgate_crds::{
+    evidence::Trouble,
+    status::{Outcome, Phase, RunState},
+};
 
 use crate::fixtures::world::{Moment, world};
 
@@ -71,6 +74,7 @@ fn the_route_is_restored_after_the_drain_and_an_interval_without_canary_requests
     let blind = moment.with(|seen| {
         seen.source = SourceHealth::Down {
             since: seen.now,
+            kind: Trouble::default(),
             why: "refused".to_owned(),
         }
     });

@@ -370,10 +370,10 @@ fn missing_data_neither_promote_nor_roll_back() {
             "{metrics:?}\n{}",
             simulator.timeline()
         );
-        let reason = if metrics == Metrics::Empty {
-            "NoData"
-        } else {
-            "MetricsUnavailable"
+        let reason = match metrics {
+            Metrics::Empty => "NoData",
+            Metrics::Nonsense => "NotACount",
+            _ => "MetricsUnavailable",
         };
         // Two intervals without the canary while stable has requests would retreat; with neither there is no data.
         assert_eq!(status.verdict.as_deref(), Some(reason), "{metrics:?}");

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use stepgate_core::{Plan, input::SourceHealth};
 use stepgate_crds::{
     command::Verb,
+    evidence::Trouble,
     rollout::{Analysis, Step},
     status::{Outcome, PauseReason, Phase, Retreat, Run, RunState},
     units::Timestamp,
@@ -35,6 +36,7 @@ fn without_data(spec: Value, seconds: i64) -> Moment {
     world().with_spec(spec).at_step(1).after(7_200).with(|seen| {
         let since = Timestamp::from_millis(seen.now.as_millis() - seconds * 1_000);
         seen.source = SourceHealth::Down {
+            kind: Trouble::default(),
             since,
             why: "connection refused".to_owned(),
         };
@@ -345,6 +347,7 @@ fn time_without_data_counts_from_when_they_ended_and_not_while_nobody_leads() {
             seen.rollout.status.run.as_mut().unwrap().no_data_since = Some(seen.now);
             seen.source = SourceHealth::Down {
                 since: seen.now,
+                kind: Trouble::default(),
                 why: "refused".to_owned(),
             };
             (seen.term, seen.absent) = (seen.term + 1, stepgate_crds::units::Span::seconds(3_600));

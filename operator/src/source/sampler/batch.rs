@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use stepgate_crds::evidence::Trouble;
 use tokio::sync::oneshot;
 
 use super::book::lock;
@@ -107,6 +108,7 @@ pub(super) async fn ask(feed: &Arc<Feed>, query: &Query, end: i64, metrics: &Met
     }
     answered.await.unwrap_or_else(|_| {
         Err(Problem {
+            kind: Trouble::default(),
             label: "ended",
             message: format!("metrics source {}: the question was given up", feed.source.name()),
         })
@@ -206,6 +208,7 @@ fn refusal(feed: &Feed, answer: &Result<Vec<Sample>, SourceError>) -> Option<Pro
                 .iter()
                 .find_map(|sample| sample.err().filter(|error| error.is_of_the_reply()))?;
             Some(Problem {
+                kind: error.trouble(),
                 label: error.label(),
                 message: format!("metrics source {}: {error}", feed.source.name()),
             })

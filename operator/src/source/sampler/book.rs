@@ -66,6 +66,7 @@ impl Book {
         };
         pages.health = SourceHealth::Down {
             since,
+            kind: problem.kind,
             why: problem.message.clone(),
         };
         pages.trouble.replace(problem.label) != Some(problem.label)

@@ -12,6 +12,7 @@ use super::batch::{self, Gathering};
 use super::book::lock;
 use crate::provider::{Query, Slow};
 use crate::telemetry::Metrics;
+use stepgate_crds::evidence::Trouble;
 use stepgate_crds::units::Span;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -23,6 +24,7 @@ const CLOCK_BAD_FOR: Duration = Duration::from_secs(1);
 /// Why a source was not asked with success, as all runs that wait for it are told.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
+    pub(super) kind: Trouble,
     pub(super) label: &'static str,
     pub(super) message: String,
 }
@@ -34,7 +36,11 @@ impl From<&SourceError> for Problem {
             Some(cause) => format!("{error}: {}", root(cause)),
             None => error.to_string(),
         };
-        Self { label, message }
+        Self {
+            kind: error.trouble(),
+            label,
+            message,
+        }
     }
 }
 

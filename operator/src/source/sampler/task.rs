@@ -115,7 +115,10 @@ impl Task {
             return read.into_iter().collect();
         }
         let spoilt = |problem: Problem| {
-            let error = Observation::Error(DataError::unreadable(problem.message));
+            let error = Observation::Error(DataError {
+                kind: problem.kind,
+                detail: problem.message,
+            });
             vec![error; ends.len()]
         };
         Ok(read.into_iter().map(|one| one.unwrap_or_else(spoilt)).collect())
@@ -217,10 +220,10 @@ impl Task {
 
     fn spoilt(&self, end: i64, error: reply::DataError) -> Observation {
         let at = jiff::Timestamp::from_second(end).unwrap_or_default();
-        Observation::Error(DataError::unreadable(format!(
-            "metrics source {}, interval to {at}: {error}",
-            self.source
-        )))
+        Observation::Error(DataError {
+            kind: error.trouble(),
+            detail: format!("metrics source {}, interval to {at}: {error}", self.source),
+        })
     }
 
     fn fails(&self, problem: &Problem) {

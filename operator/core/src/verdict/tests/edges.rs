@@ -187,3 +187,12 @@ fn what_is_missing_is_said_in_requests_and_in_seconds_at_the_rate_seen() {
     let (_, have, need, eta) = missing(&before);
     assert_eq!((have, eta.unwrap()), (0, (need.unwrap() * 10).div_ceil(6)));
 }
+
+#[test]
+fn a_weight_that_is_no_share_above_zero_has_no_bound_to_test() {
+    for weight in [0.0, -0.1, 1.1, f64::NAN] {
+        let ln_e = super::super::eprocess::ln_e_share(900.0, 100.0, weight, 1.0);
+        assert!(ln_e.abs() < f64::EPSILON, "{weight}: {ln_e}");
+    }
+    assert!(super::super::eprocess::ln_e_share(900.0, 100.0, 0.1, 1.0) > 100.0);
+}

@@ -49,6 +49,14 @@ fn at_most_six_processes_are_kept_the_runs_among_them() {
 }
 
 #[test]
+fn what_ended_before_the_run_began_is_not_counted() {
+    let new = repeated(&counts((450, 1), (4050, 4)), 3);
+    let begun = begin(&settings(), ACCEPTED + i64::from(INTERVAL));
+    let kept = judge(&begun, &new, &settings(), &at(10), None).evidence;
+    assert_eq!(kept.metrics[0].step.canary.requests, 900);
+}
+
+#[test]
 fn an_interval_handed_in_twice_or_out_of_order_counts_once_and_in_order() {
     let new = intervals(vec![counts((450, 1), (4050, 4)), counts((450, 7), (4050, 3)), error()]);
     let once = judged(&new, &at(10));

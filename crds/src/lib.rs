@@ -7,6 +7,7 @@ pub mod command;
 pub mod evidence;
 pub mod names;
 pub mod provider;
+pub mod query;
 pub mod rollout;
 pub mod status;
 pub mod units;

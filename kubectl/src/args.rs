@@ -45,6 +45,8 @@ pub(crate) struct Target {
 pub(crate) enum Action {
     /// Show one rollout in detail, or all of the namespace as a table.
     Status(StatusArguments),
+    /// Say why the verdict is what it is: counts, shares, evidence, what is missing, and the PromQL to paste.
+    Explain(ExplainArguments),
     #[command(flatten)]
     Ask(Ask),
     /// Let the held Deployment roll at once, unjudged. Works while the operator is away or uninstalled.
@@ -107,6 +109,16 @@ pub(crate) struct StatusArguments {
     pub(crate) output: Option<Output>,
 }
 
+/// What to explain.
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArguments {
+    /// The Rollout.
+    pub(crate) name: String,
+    /// Print it for programs.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Output>,
+}
+
 /// What to command.
 #[derive(Args, Debug)]
 pub(crate) struct CommandArguments {
@@ -149,7 +161,7 @@ pub(crate) struct ReplayArguments {
     pub(crate) output: Option<Output>,
 }
 
-/// Formats of `status` and `replay`.
+/// Formats of `status`, `explain` and `replay`.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum Output {
     /// JSON, with every field.

@@ -7,6 +7,7 @@
 mod args;
 mod command;
 mod connect;
+mod explain;
 mod figures;
 mod release;
 mod replay;
@@ -25,7 +26,7 @@ use kube::api::{DynamicObject, ListParams};
 use stepgate_core::state::interval_seconds;
 use stepgate_crds::units::Timestamp;
 
-use args::{Action, Arguments, Output, ReplayArguments, StatusArguments};
+use args::{Action, Arguments, ExplainArguments, Output, ReplayArguments, StatusArguments};
 use connect::Connection;
 use send::Answer;
 
@@ -51,6 +52,10 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         Action::Status(wanted) => {
             show(&connect.await?, wanted).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Explain(wanted) => {
+            explain(&connect.await?, wanted).await?;
             return Ok(ExitCode::SUCCESS);
         }
         Action::Release(wanted) => release::release(&connect.await?, &wanted.name).await?,
@@ -143,6 +148,18 @@ async fn show(connection: &Connection, wanted: &StatusArguments) -> Result<()> {
         Ok(list) => say(&status::overview(&list.items, wanted.all_namespaces, now)),
         Err(error) => Err(connection.explain(error, None).await),
     }
+}
+
+async fn explain(connection: &Connection, wanted: &ExplainArguments) -> Result<()> {
+    let name = args::bare(&wanted.name);
+    let rollout = match connection.rollouts().get(name).await {
+        Ok(rollout) => rollout,
+        Err(error) => return Err(connection.explain(error, Some(name)).await),
+    };
+    say(&match wanted.output {
+        Some(Output::Json) => explain::json(&rollout)?,
+        None => explain::text(&rollout, Timestamp::from(jiff::Timestamp::now())),
+    })
 }
 
 /// Writes to standard output. A reader that has left (`| head`) is no error.

@@ -6,6 +6,8 @@
 pub(crate) mod fixtures;
 mod run;
 
+pub(crate) use run::doing;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use stepgate_crds::status::{CommandOutcome, Phase};

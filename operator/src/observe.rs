@@ -13,13 +13,14 @@ use stepgate_core::{
         TemplateView, VolumeClaimView, WorkloadView,
     },
     preflight, state,
-    verdict::{Interval, Restarts},
+    verdict::{DataError, Interval, Restarts},
 };
 use stepgate_crds::{
     Rollout,
     command::Command,
     evidence::Trouble,
     names,
+    query::CountQuery,
     status::RunState,
     units::{Span, Timestamp},
 };
@@ -30,7 +31,7 @@ use crate::{
         BackendTlsPolicy, Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service, VolumeClaim,
         WholeTemplate,
     },
-    provider::{Provider, Providers},
+    provider::{Provider, Providers, Query},
     source::sampler::{self, Sampler, Want},
     world::World,
 };
@@ -68,6 +69,8 @@ pub struct Observed {
     pub canary_youngest: Option<Timestamp>,
     /// The counts.
     pub samples: Vec<Interval>,
+    /// What they are asked for by, one for each metric.
+    pub queries: Vec<Option<CountQuery>>,
     /// The metrics source.
     pub source: SourceHealth,
 }
@@ -119,7 +122,7 @@ impl Observer {
             )
         });
         let templates = world.templates.group(namespace, &view.uid);
-        let (samples, source) = self.samples(&view);
+        let (samples, queries, source) = self.samples(&view);
         let stable_set = view.status.stable.as_ref().map(|stable| stable.replica_set.as_str());
         Observed {
             strange_ready: found.zip(stable_set).map_or(0, |(found, set)| {
@@ -135,6 +138,7 @@ impl Observer {
             restarts: self.restarts(&view).await,
             canary_youngest: self.canary_youngest(&view),
             samples,
+            queries,
             source,
             workload,
             canary: canary.map_or(Seen::Absent, |canary| Seen::At(canary.view.clone())),
@@ -284,10 +288,10 @@ impl Observer {
         self.sources.iter().find(|(other, _)| other == name)?.1
     }
 
-    /// The counts that the run lives on, as far as they were read.
-    fn samples(&self, rollout: &RolloutView) -> (Vec<Interval>, SourceHealth) {
+    /// The counts that the run lives on, as far as they were read, and by which queries.
+    fn samples(&self, rollout: &RolloutView) -> (Vec<Interval>, Vec<Option<CountQuery>>, SourceHealth) {
         let Some(window) = state::window(rollout) else {
-            return (Vec::new(), SourceHealth::Untried);
+            return (Vec::new(), Vec::new(), SourceHealth::Untried);
         };
         let key = sampler::Key {
             namespace: rollout.namespace.clone(),
@@ -302,10 +306,13 @@ impl Observer {
             .map_err(|error| error.to_string());
         match want {
             Ok(want) => {
+                let parts = |query: &Result<Query, DataError>| query.as_ref().ok()?.parts().cloned();
+                let queries = want.queries.iter().map(parts).collect();
                 let snapshot = self.sampler.want(&key, want);
-                (snapshot.intervals, snapshot.health)
+                (snapshot.intervals, queries, snapshot.health)
             }
             Err(why) => (
+                Vec::new(),
                 Vec::new(),
                 SourceHealth::Down {
                     since: Timestamp::from(jiff::Timestamp::now()),

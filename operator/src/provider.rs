@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use stepgate_core::input::{Instead, ProviderView};
 use stepgate_crds::provider::ProviderName;
+use stepgate_crds::query::CountQuery;
 use stepgate_crds::units::Span;
 
 mod histogram;
@@ -21,67 +22,20 @@ pub use histogram::Histogram;
 
 pub use folder::Providers;
 pub use stepgate_core::input::{Arms, Measure};
+pub use stepgate_crds::query::{SERIES_LABEL, Series};
 
 /// Kubernetes shortens a generated name's base to this many characters before it appends five random ones
 /// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
 const GENERATED_NAME_BASE: usize = 58;
 
-/// The label of a query's series: which count of which arm.
-pub const SERIES_LABEL: &str = "stepgate";
-
 /// The label of the series of a query that is made of several: the number of the one that they belong to, from 0.
 pub const QUESTION_LABEL: &str = "stepgate_question";
-
-/// One of the series of a query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Series {
-    /// Completed requests of the canary.
-    CanaryRequests,
-    /// Those of them that were bad.
-    CanaryBad,
-    /// Completed requests of stable.
-    StableRequests,
-    /// Those of them that were bad.
-    StableBad,
-    /// Those of the canary's that were not slow.
-    CanaryWithin,
-    /// Those of stable's that were not slow.
-    StableWithin,
-}
-
-impl Series {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::CanaryRequests,
-        Self::CanaryBad,
-        Self::StableRequests,
-        Self::StableBad,
-        Self::CanaryWithin,
-        Self::StableWithin,
-    ];
-
-    /// The value of [`SERIES_LABEL`].
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::CanaryRequests => "canary_requests",
-            Self::CanaryBad => "canary_bad",
-            Self::StableRequests => "stable_requests",
-            Self::StableBad => "stable_bad",
-            Self::CanaryWithin => "canary_within",
-            Self::StableWithin => "stable_within",
-        }
-    }
-
-    /// The series of a label value, `None` for any other text.
-    pub fn parse(label: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|series| series.label() == label)
-    }
-}
 
 /// One PromQL expression; its result has only series of [`Series`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     expression: String,
+    parts: Option<CountQuery>,
     slow: Option<Slow>,
 }
 
@@ -101,6 +55,16 @@ impl Query {
     pub fn new(expression: impl Into<String>) -> Self {
         Self {
             expression: expression.into(),
+            parts: None,
+            slow: None,
+        }
+    }
+
+    /// The counts that these parts select, over intervals of so many seconds.
+    pub fn counting(parts: CountQuery, interval_seconds: u32) -> Self {
+        Self {
+            expression: parts.promql(interval_seconds),
+            parts: Some(parts),
             slow: None,
         }
     }
@@ -109,8 +73,14 @@ impl Query {
     pub fn of_slow(expression: impl Into<String>, slow: Slow) -> Self {
         Self {
             expression: expression.into(),
+            parts: None,
             slow: Some(slow),
         }
+    }
+
+    /// The parts that it is made of, where it is one of a provider's.
+    pub fn parts(&self) -> Option<&CountQuery> {
+        self.parts.as_ref()
     }
 
     /// The expression.
@@ -366,11 +336,7 @@ impl Provider {
 
     /// The query for both versions over (t − interval, t], to be evaluated at t.
     ///
-    /// For each count: the increase of every series that was there one interval earlier and did not fall; and the whole value of a series
-    /// that is new or was reset, where its target answered a scrape one interval earlier. (`up` is 0 after a failed scrape, and the series are
-    /// gone until the next: without `== 1` a target that comes back would be counted with its whole history.) Counts of adjacent
-    /// intervals add up to the count of the whole. A bad count without series is left out of the reply, and means 0 where the
-    /// requests are there.
+    /// What it counts, and why so, is [`CountQuery::promql`]'s.
     ///
     /// Slow requests are those that are in no bucket up to the threshold: the buckets are asked for by the same form.
     pub fn query(&self, arms: &Arms, interval_seconds: u32, measure: &Measure) -> Result<Query, ProviderError> {
@@ -384,54 +350,43 @@ impl Provider {
         let (canary, stable) = (arm(&self.arms.canary)?, arm(&self.arms.stable)?);
         let of = |template: &str, arm: &str| self.fill(template, arms, &[("arm", arm)]);
         match measure {
-            Measure::Errors => Ok(Query::new(self.counts(
+            Measure::Errors => Ok(Query::counting(
+                CountQuery {
+                    canary_requests: of(&self.requests, &canary)?,
+                    canary_bad: of(&self.bad, &canary)?,
+                    stable_requests: of(&self.requests, &stable)?,
+                    stable_bad: of(&self.bad, &stable)?,
+                    targets: self.target_labels.clone(),
+                    within: false,
+                },
                 interval_seconds,
-                [
-                    (Series::CanaryRequests, of(&self.requests, &canary)?),
-                    (Series::CanaryBad, of(&self.bad, &canary)?),
-                    (Series::StableRequests, of(&self.requests, &stable)?),
-                    (Series::StableBad, of(&self.bad, &stable)?),
-                ],
-            ))),
+            )),
             Measure::Latency { threshold } => {
                 let histogram = self.latency.as_ref().ok_or_else(|| ProviderError::NoLatency {
                     provider: self.name.to_string(),
                 })?;
                 let bucket = |arm: &str, le: &str| self.fill(&histogram.within, arms, &[("arm", arm), ("le", le)]);
                 let up_to = histogram.unit.matcher(*threshold);
-                let expression = self.counts(
-                    interval_seconds,
-                    [
-                        (Series::CanaryRequests, of(&histogram.requests, &canary)?),
-                        (Series::CanaryWithin, bucket(&canary, &up_to)?),
-                        (Series::StableRequests, of(&histogram.requests, &stable)?),
-                        (Series::StableWithin, bucket(&stable, &up_to)?),
-                    ],
-                );
+                let parts = CountQuery {
+                    canary_requests: of(&histogram.requests, &canary)?,
+                    canary_bad: bucket(&canary, &up_to)?,
+                    stable_requests: of(&histogram.requests, &stable)?,
+                    stable_bad: bucket(&stable, &up_to)?,
+                    targets: self.target_labels.clone(),
+                    within: true,
+                };
                 let (of_canary, of_stable) = (bucket(&canary, ANY_LE)?, bucket(&stable, ANY_LE)?);
-                Ok(Query::of_slow(
-                    expression,
-                    Slow {
-                        threshold: *threshold,
-                        boundaries: format!("count by (le) ({of_canary} or {of_stable})"),
-                        unit: histogram.unit,
-                    },
-                ))
+                let slow = Slow {
+                    threshold: *threshold,
+                    boundaries: format!("count by (le) ({of_canary} or {of_stable})"),
+                    unit: histogram.unit,
+                };
+                Ok(Query {
+                    slow: Some(slow),
+                    ..Query::counting(parts, interval_seconds)
+                })
             }
         }
-    }
-
-    fn counts(&self, interval_seconds: u32, selectors: [(Series, String); 4]) -> String {
-        let targets = self.target_labels.join(", ");
-        let counts = selectors.map(|(series, selector)| {
-            let label = series.label();
-            format!(
-                "label_replace(sum(((({selector}) - ({selector} offset {interval_seconds}s)) >= 0) \
-                 or ({selector} and on ({targets}) (up offset {interval_seconds}s == 1))), \
-                 \"{SERIES_LABEL}\", \"{label}\", \"\", \"\")"
-            )
-        });
-        counts.join("\nor\n")
     }
 
     /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, and before that for a regular expression where the

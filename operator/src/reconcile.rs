@@ -190,6 +190,7 @@ impl Reconciler {
                 restarts: seen.restarts,
                 canary_youngest: seen.canary_youngest,
                 samples: &seen.samples,
+                queries: &seen.queries,
                 source: &seen.source,
                 no_hold: no_hold.as_deref(),
                 refused: refused.as_deref(),

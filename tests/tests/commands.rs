@@ -8,6 +8,8 @@
 
 #[path = "commands/at_once.rs"]
 mod at_once;
+#[path = "commands/explain.rs"]
+mod explain;
 #[path = "commands/table.rs"]
 mod table;
 #[path = "commands/undo.rs"]

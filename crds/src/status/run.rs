@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Cause, Outcome};
 use crate::{
     evidence::Evidence,
+    query::CountQuery,
     rollout::{Latency, RouteReference, Step},
     units::{Share, Span, Timestamp},
 };
@@ -66,6 +67,9 @@ pub struct Run {
     /// The counts and what follows from them.
     #[serde(default)]
     pub evidence: Evidence,
+    /// The rule, cause or reason that the last verdict rests on: `Pass`, `OverMax`, `InsufficientTraffic` and so on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// The counts for people: totals of this step, with the evidence as it was judged last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricReport>,
@@ -320,6 +324,28 @@ pub struct MetricReport {
     /// The measured share of the canary in this step's requests, in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured_weight: Option<f64>,
+    /// The tolerated share of bad requests, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// The 95 % interval of the canary's share of bad requests, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_interval: Option<[f64; 2]>,
+    /// The 95 % interval of stable's share of bad requests, in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_interval: Option<[f64; 2]>,
+    /// The canary is at least this many times as bad as stable over the whole run, with 95 % confidence that holds at any time; none where
+    /// that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_from: Option<f64>,
+    /// And at most this many times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_to: Option<f64>,
+    /// The evidence that the canary is worse than stable (natural logarithm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relative_evidence: Option<f64>,
+    /// The evidence that the canary is over the max (natural logarithm).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absolute_evidence: Option<f64>,
     /// The evidence against the canary (natural logarithm, the larger of the two failure tests).
     pub fail_evidence: f64,
     /// The evidence at which it fails.
@@ -328,4 +354,13 @@ pub struct MetricReport {
     pub pass_evidence: f64,
     /// The evidence at which it passes.
     pub pass_threshold: f64,
+    /// About how many canary requests in this step a pass takes in all; none where it has them, or where no number would do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub need: Option<i64>,
+    /// About how many seconds that takes at the rate of this step; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<i64>,
+    /// What the counts are selected by; none where `status` has no room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query: Option<CountQuery>,
 }

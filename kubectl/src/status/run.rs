@@ -108,7 +108,8 @@ fn ladder(run: &Run) -> String {
     table("  ", &[Side::Left, Side::Right, Side::Left, Side::Left], &rows)
 }
 
-fn doing(run: &Run, now: Timestamp) -> String {
+/// What the run does, for how long, and why.
+pub(crate) fn doing(run: &Run, now: Timestamp) -> String {
     match &run.state {
         RunState::Preparing { since } => format!("preparing the canary for {}", lasted(now, *since)),
         RunState::Stepping { since } => match &run.in_force {

@@ -10,6 +10,7 @@ use stepgate_crds::{
     command::Command,
     evidence::Trouble,
     provider::ProviderName,
+    query::CountQuery,
     rollout::RouteReference,
     units::{Span, Timestamp},
 };
@@ -67,6 +68,8 @@ pub struct Input<'a> {
     pub canary_youngest: Option<Timestamp>,
     /// The counts after `evidence.through`, oldest first.
     pub samples: &'a [Interval],
+    /// What the counts of each metric are asked for by, in the order of [`Interval::metrics`]; empty where there is no window.
+    pub queries: &'a [Option<CountQuery>],
     /// Whether the metrics source answers.
     pub source: &'a SourceHealth,
     /// Why no Deployment would be held; none where the hold is in place.

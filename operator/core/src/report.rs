@@ -17,6 +17,10 @@ use crate::{
 /// Most bytes of a message. It stands in `status` up to seven times, which has at most 4 KiB at rest.
 const LONGEST: usize = 500;
 
+/// Most bytes of a status in a run with the queries of its metrics, which are left out where they do not fit. It has at most 16 KiB, and
+/// the answer to a command is still to come.
+const MOST: usize = 15 * 1_024;
+
 /// What is to be said of a Rollout now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
@@ -103,16 +107,36 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     ] {
         set_condition(&mut status.conditions, kind, holds, said, input);
     }
+    fit(&mut status);
     status
 }
 
+/// Leaves out what can be spared: the queries, from the last metric on.
+fn fit(status: &mut RolloutStatus) {
+    let metrics = status.run.as_ref().map_or(0, |run| run.metrics.len());
+    for at in (0..metrics).rev() {
+        let asked = |status: &RolloutStatus| {
+            let metrics = &status.run.as_ref()?.metrics;
+            metrics.get(at)?.query.as_ref().map(|_| ())
+        };
+        if asked(status).is_none() {
+            continue;
+        }
+        if serde_json::to_string(status).is_ok_and(|text| text.len() <= MOST) {
+            return;
+        }
+        if let Some(metric) = status.run.as_mut().and_then(|run| run.metrics.get_mut(at)) {
+            metric.query = None;
+        }
+    }
+}
+
 /// A status to be committed, with an Event where there is something to tell.
-pub fn commit(status: RolloutStatus, input: &Input<'_>, said: &Said, note: Option<Note>) -> Plan {
-    let mut status = say(status, input, said);
+pub fn commit(mut status: RolloutStatus, input: &Input<'_>, said: &Said, note: Option<Note>) -> Plan {
     if note.is_some() {
         status.note = note;
     }
-    Plan::Commit(Box::new(status))
+    Plan::Commit(Box::new(say(status, input, said)))
 }
 
 /// An Event's content; its id is unique by the time of the decision.

@@ -4,6 +4,7 @@
 
 pub mod draining;
 mod drift;
+mod metrics;
 mod newer;
 mod patience;
 pub mod paused;
@@ -20,7 +21,7 @@ use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
     rollout::{Step, StepAnalysis},
-    status::{Cause, Found, InForce, MetricReport, Note, Outcome, Phase, Retreat, Run, RunState},
+    status::{Cause, Found, InForce, Note, Outcome, Phase, Retreat, Run, RunState},
     units::{Share, Span, Timestamp},
 };
 
@@ -154,6 +155,12 @@ impl<'a> Pass<'a> {
         report::commit(self.with(run), self.input, said, note)
     }
 
+    /// What an Event says of a decision: a sentence, and the numbers of every metric.
+    pub fn told(judgement: Option<&Judgement>, text: &str) -> String {
+        let numbers = judgement.map(Judgement::numbers).filter(|numbers| !numbers.is_empty());
+        numbers.map_or_else(|| text.to_owned(), |numbers| format!("{text} ({numbers})"))
+    }
+
     /// The same with what was judged.
     pub fn commit_judged(&self, run: Run, judgement: Option<&Judgement>, said: &Said, note: Option<Note>) -> Plan {
         let mut status = self.with(run);
@@ -197,7 +204,8 @@ impl<'a> Pass<'a> {
         let phase = Pass { run: &run, ..*self }.phase();
         let text = format!("{}: {}", cause.reason, cause.detail);
         let said = Said::passing(phase, phase.as_str(), text.clone());
-        let note = report::note(self.input, then == Outcome::Failed, phase.as_str(), text);
+        let told = Self::told(judgement, &text);
+        let note = report::note(self.input, then == Outcome::Failed, phase.as_str(), told);
         self.commit_judged(run, judgement, &said, Some(note))
     }
 
@@ -344,7 +352,8 @@ impl<'a> Pass<'a> {
                 _ => None,
             };
             run.evidence = judgement.evidence.clone();
-            run.metrics = judgement.explanations.iter().map(metric_report).collect();
+            run.rule = Some(verdict.reason().to_owned());
+            run.metrics = metrics::reports(&judgement.explanations, self.input.queries);
         }
     }
 
@@ -386,29 +395,4 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
 /// The length of an interval in whole seconds.
 pub fn interval_seconds(interval: Span) -> u32 {
     u32::try_from(interval.as_millis() / 1_000).unwrap_or(u32::MAX).max(1)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "counts stay below 2^53")]
-fn metric_report(explanation: &verdict::MetricExplanation) -> MetricReport {
-    let total = explanation.canary.requests + explanation.stable.requests;
-    // Three decimals are enough for people, and the same numbers give the same bytes.
-    let round = |value: f64| {
-        if value.is_finite() {
-            (value * 1_000.0).round() / 1_000.0
-        } else {
-            0.0
-        }
-    };
-    MetricReport {
-        name: explanation.name.clone(),
-        canary_requests: explanation.canary.requests as i64,
-        canary_bad: explanation.canary.bad as i64,
-        stable_requests: explanation.stable.requests as i64,
-        stable_bad: explanation.stable.bad as i64,
-        measured_weight: (total > 0.0).then(|| round(explanation.canary.requests / total * 100.0)),
-        fail_evidence: round(explanation.ln_relative.max(explanation.ln_absolute)),
-        fail_threshold: round(explanation.threshold_fail),
-        pass_evidence: round(explanation.ln_pass),
-        pass_threshold: round(explanation.threshold_pass),
-    }
 }

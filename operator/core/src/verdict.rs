@@ -9,6 +9,9 @@ pub mod dispersion;
 pub mod eprocess;
 mod explain;
 mod fold;
+mod forecast;
+mod interval;
+mod meaning;
 mod observation;
 mod process;
 mod reason;
@@ -21,6 +24,9 @@ mod tests;
 use stepgate_crds::evidence::Evidence;
 
 pub use explain::MetricExplanation;
+pub use forecast::Missing;
+pub use interval::Ratio;
+pub use meaning::meaning;
 pub use observation::{Arm, Counts, DataError, Interval, Observation};
 pub use reason::{HoldReason, RetreatCause, Rule, Verdict};
 pub use settings::{MetricSettings, Settings};
@@ -49,6 +55,13 @@ pub struct Moment {
     pub unavailable: Option<DataError>,
 }
 
+impl Moment {
+    /// The weight as a share.
+    fn weight(&self) -> f64 {
+        f64::from(self.weight_percent.min(100)) / 100.0
+    }
+}
+
 /// Error exits of application containers, and how long pods ran for them, in this run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Restarts {
@@ -71,6 +84,15 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// The numbers behind it, one for each metric in the order of the settings.
     pub explanations: Vec<MetricExplanation>,
+}
+
+impl Judgement {
+    /// Counts and evidence of every metric, in one line.
+    #[must_use]
+    pub fn numbers(&self) -> String {
+        let metrics: Vec<String> = self.explanations.iter().map(ToString::to_string).collect();
+        metrics.join("; ")
+    }
 }
 
 /// Evidence at the start of a run: nothing seen, and nothing that ended by `through` (Unix seconds) will be.
@@ -114,8 +136,12 @@ pub fn judge(
             fold::fold(&mut evidence, interval, settings, moment);
         }
     }
-    let verdict = decide::decide(&evidence, settings, moment, restarts);
-    let explanations = explain::explain(&evidence, settings);
+    let metrics = evidence.metrics.iter().zip(&settings.metrics);
+    let missing: Vec<Option<Missing>> = metrics
+        .map(|(kept, metric)| forecast::missing(kept, metric, settings, moment))
+        .collect();
+    let verdict = decide::decide(&evidence, settings, moment, restarts, &missing);
+    let explanations = explain::explain(&evidence, settings, &missing);
     Judgement {
         evidence,
         verdict,

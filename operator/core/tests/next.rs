@@ -29,6 +29,7 @@ mod decisions {
     mod crashes;
     mod ends;
     mod exhaustive;
+    mod explain;
     mod golden;
     mod invariants;
     mod late;

@@ -63,6 +63,7 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         state: RunState::Preparing { since: input.now },
         overridden: None,
         evidence: Evidence::default(),
+        rule: None,
         metrics: Vec::new(),
         refreshed: input.now,
     };

@@ -250,6 +250,6 @@ fn way_on(pass: &Pass<'_>, why: Retreat) -> String {
 }
 
 fn commit(pass: &Pass<'_>, run: Run, judgement: Option<&Judgement>, said: &Said) -> Plan {
-    let note = report::note(pass.input, true, "Retreated", said.message.clone());
+    let note = report::note(pass.input, true, "Retreated", Pass::told(judgement, &said.message));
     pass.commit_judged(run, judgement, said, Some(note))
 }

@@ -148,6 +148,7 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
     status.verdict = None;
     if let Some(run) = &mut status.run {
         run.metrics = Vec::new();
+        run.rule = None;
     }
     let said = Said::passing(
         Phase::Stepping,
@@ -204,12 +205,7 @@ fn at_weight(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32, settle
             ),
             Some(baked),
         ),
-        Some(verdict @ Verdict::Pass) => {
-            let why = judgement
-                .and_then(|judgement| judgement.explanations.first())
-                .map_or_else(|| verdict.to_string(), ToString::to_string);
-            return go_on(pass, judgement, &format!("passed ({why})"));
-        }
+        Some(Verdict::Pass) => return go_on(pass, judgement, "passed"),
         Some(Verdict::Fail(_) | Verdict::Retreat(_) | Verdict::Hold(_)) | None => (
             Said::passing(Phase::Stepping, "Analysing", format!("{weight} %: collecting evidence")),
             None,
@@ -299,7 +295,8 @@ fn pause_for_approval(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str)
         pass.record(&mut status, judgement);
     }
     let text = format!("{weight} % waits for an approval: kubectl stepgate promote {name}");
-    let note = report::note(pass.input, false, "ApprovalRequired", format!("{text} ({why})"));
+    let told = Pass::told(judgement, &format!("{text}: {why}"));
+    let note = report::note(pass.input, false, "ApprovalRequired", told);
     report::commit(
         status,
         pass.input,
@@ -322,7 +319,7 @@ pub fn advance(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str, tell: 
     run.step = pass.run.step.saturating_add(1);
     run.overridden = None;
     let said = Said::passing(Phase::Stepping, "Stepping", format!("{why}; on to {} %", next.weight));
-    let note = tell.then(|| report::note(pass.input, false, "StepPassed", said.message.clone()));
+    let note = tell.then(|| report::note(pass.input, false, "StepPassed", Pass::told(judgement, &said.message)));
     pass.commit_judged(run, judgement, &said, note)
 }
 
@@ -333,7 +330,7 @@ fn promote(pass: &Pass<'_>, judgement: Option<&Judgement>, why: &str) -> Plan {
         ..pass.run.clone()
     };
     let text = format!("{why}; the Deployment rolls to the new version while the canary carries the traffic");
-    let note = report::note(pass.input, false, "Promoting", text.clone());
+    let note = report::note(pass.input, false, "Promoting", Pass::told(judgement, &text));
     pass.commit_judged(
         run,
         judgement,

@@ -4,7 +4,8 @@
 
 use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally};
 
-use super::eprocess::{ln_e_share, ln_tail_over, pass_test, within};
+use super::eprocess::{ln_e_share, ln_tail_over, within};
+use super::forecast::{Missing, rate};
 use super::observation::{Arm, DataError, as_f64};
 use super::process::{self, Begun, plus};
 use super::reason::{HoldReason, RetreatCause, Rule, Verdict};
@@ -22,10 +23,17 @@ struct Case<'a> {
     moment: &'a Moment,
     begun: Begun,
     through: i64,
+    missing: Option<Missing>,
 }
 
-/// The verdict on evidence whose metrics are the settings', in their order.
-pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, restarts: Option<Restarts>) -> Verdict {
+/// The verdict on evidence whose metrics are the settings', in their order; `missing` is in the same.
+pub(super) fn decide(
+    evidence: &Evidence,
+    settings: &Settings,
+    moment: &Moment,
+    restarts: Option<Restarts>,
+    missing: &[Option<Missing>],
+) -> Verdict {
     let begun = Begun {
         steps: evidence.steps_begun,
         pauses: evidence.pauses_begun,
@@ -35,13 +43,15 @@ pub(super) fn decide(evidence: &Evidence, settings: &Settings, moment: &Moment, 
         .metrics
         .iter()
         .zip(&settings.metrics)
-        .map(|(kept, metric)| Case {
+        .zip(missing)
+        .map(|((kept, metric), missing)| Case {
             kept,
             metric,
             settings,
             moment,
             begun,
             through,
+            missing: *missing,
         })
         .collect();
     let failed = (cases.iter().find_map(Case::tripwire))
@@ -286,66 +296,13 @@ impl Case<'_> {
 
     /// What this metric lacks for a pass; `None` when nothing.
     fn insufficient(&self) -> Option<HoldReason> {
-        let Tally { requests: have, bad } = self.kept.step.canary;
-        let (requests, bad) = (as_f64(have), as_f64(bad));
-        let test = pass_test(self.metric.max());
-        let passes = |more: f64, share: f64| {
-            let ln_e = test.ln_e(requests + more, bad + more * share, self.settings.phi());
-            ln_e >= self.settings.threshold_pass()
-        };
-        if passes(0.0, 0.0) {
-            return None;
-        }
-        let need = self.still_needed(requests, bad, passes);
-        let rate = self.canary_rate();
-        let eta = need.filter(|_| rate > 0.0).map(|more| to_u64(more / rate));
-        let need = need.map(|more| have.saturating_add(to_u64(more)));
+        let Missing { have, need, eta } = self.missing?;
         Some(HoldReason::InsufficientTraffic {
             metric: self.name(),
             have,
             need,
             eta,
         })
-    }
-
-    /// About how many more canary requests the pass test takes, if they are as bad as those so far. So that one early bad request does
-    /// not decide the forecast, 3/max requests at a tenth of the max are taken as seen before.
-    fn still_needed(&self, requests: f64, bad: f64, passes: impl Fn(f64, f64) -> bool) -> Option<f64> {
-        let share = (bad + 0.3) / (requests + 3.0 / self.metric.max());
-        if share >= 0.8 * self.metric.max() {
-            return None;
-        }
-        let (mut low, mut high) = (0.0, 16.0);
-        while !passes(high, share) {
-            low = high;
-            high *= 2.0;
-            if high > 1e12 {
-                return None;
-            }
-        }
-        while high - low > 1.0 {
-            let middle = f64::midpoint(low, high);
-            if passes(middle, share) {
-                high = middle;
-            } else {
-                low = middle;
-            }
-        }
-        Some(high)
-    }
-
-    /// Canary requests a second: this step's, or what the weight foretells of all recent ones while it has had none.
-    fn canary_rate(&self) -> f64 {
-        let step = &self.kept.step;
-        if step.canary.requests > 0 && step.seconds > 0 {
-            as_f64(step.canary.requests) / as_f64(step.seconds)
-        } else {
-            let idle = Recent {
-                seconds: self.kept.idle_seconds,
-                ..Recent::default()
-            };
-            self.weight() * rate(self.kept.recent.iter().chain([&idle]))
-        }
     }
 
     /// Requests that should have come since the last one, by the rate before.
@@ -370,19 +327,8 @@ impl Case<'_> {
 
     /// The weight as a share.
     fn weight(&self) -> f64 {
-        f64::from(self.moment.weight_percent.min(100)) / 100.0
+        self.moment.weight()
     }
-}
-
-/// All requests a second.
-fn rate<'a>(intervals: impl Iterator<Item = &'a Recent>) -> f64 {
-    let (requests, seconds) = intervals.fold((0.0, 0.0), |(requests, seconds), one| {
-        (
-            requests + as_f64(one.canary.requests) + as_f64(one.stable.requests),
-            seconds + as_f64(one.seconds),
-        )
-    });
-    if seconds > 0.0 { requests / seconds } else { 0.0 }
 }
 
 fn share(tally: Tally) -> f64 {
@@ -391,14 +337,4 @@ fn share(tally: Tally) -> f64 {
     } else {
         as_f64(tally.bad) / as_f64(tally.requests)
     }
-}
-
-fn to_u64(value: f64) -> u64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a cast from a double saturates"
-    )]
-    let whole = value.ceil() as u64;
-    whole
 }

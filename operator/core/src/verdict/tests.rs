@@ -1,9 +1,10 @@
-//! What the verdict promises, case by case; beside it `course` (over time), `latency` (the second metric), `memory` (what is kept),
+//! What the verdict promises, case by case; beside it `course` (over time), `explain` (the numbers for people), `latency` (the second metric), `memory` (what is kept),
 //! `properties` (what holds always), `shared` (what both versions suffer from, and what comes in clumps) and `simulation` (how fast and
 //! how safe).
 
 mod course;
 mod edges;
+mod explain;
 mod latency;
 mod memory;
 mod properties;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// SplitMix64: reproducible anywhere, and enough for counts.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn uniform(&mut self) -> f64 {
@@ -16,7 +16,7 @@ impl Random {
     }
 
     /// Bad ones among `requests`, by the gaps between them.
-    fn bad(&mut self, requests: u32, share: f64) -> u32 {
+    pub(super) fn bad(&mut self, requests: u32, share: f64) -> u32 {
         let (mut bad, mut at) = (0, 0.0);
         loop {
             at += (self.uniform().ln() / (-share).ln_1p()).floor() + 1.0;

@@ -1,0 +1,48 @@
+//! What each rule, cause and reason means, in a sentence: for whoever reads its name in a status and wants to know.
+//!
+//! Only words: the numbers are an explanation's.
+
+use super::settings::{TRIPWIRE_SHARE, TRIPWIRE_STABLE};
+use super::wording::percent;
+
+/// The sentence of a verdict's [`super::Verdict::reason`]; `None` for a name that this version does not know.
+#[must_use]
+pub fn meaning(reason: &str) -> Option<String> {
+    let text = match reason {
+        "Pass" => {
+            "every metric has proven in this step that it is under its max, and no test speaks against the new version"
+        }
+        "WorseThanStable" => "the new version was proven to be worse than stable in the same time",
+        "OverMax" => {
+            "the new version was proven to be over the max, and looks worse than stable where stable has traffic"
+        }
+        "Tripwire" => {
+            return Some(format!(
+                "{} or more of the new version's requests were bad, and under {} of stable's: that needs no test",
+                percent(TRIPWIRE_SHARE),
+                percent(TRIPWIRE_STABLE)
+            ));
+        }
+        "Restarts" => {
+            "containers of the new version ended with an error twice or more, and more often for each hour than stable's"
+        }
+        "CanarySilent" => {
+            "requests were sent to the new version and none was counted: no proof against it, and no place for traffic"
+        }
+        "SharedFault" => "both versions are over the max, which speaks against neither",
+        "InsufficientTraffic" => {
+            "no test speaks against the new version, and it has not had enough requests in this step to pass"
+        }
+        "StableIsWorse" => "stable is over the max itself and the new version is not above it: a person may promote it",
+        "NoData" => "no request of either version was counted, so nothing can be judged",
+        "ShareMismatch" => {
+            "the new version's share of the requests is not what its weight says, so the counts may not be the route's"
+        }
+        "MetricsUnavailable" => "the metrics cannot be read, so nothing can be judged",
+        "NoBucketBoundary" => "the threshold of latency is not the end of a bucket, so slow requests cannot be counted",
+        "CanaryUnmeasured" => "another metric counts requests of the new version and this one counts none",
+        "Inconsistent" => "more bad requests than requests were counted too often, so the counts cannot be relied on",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}

@@ -1,0 +1,179 @@
+//! The numbers for people: intervals, the forecast, and what is said of them.
+
+use super::simulation::Random;
+use super::*;
+
+#[test]
+fn a_share_has_wilsons_interval_of_counts_divided_by_phi() {
+    let of = |requests, bad, phi| {
+        let settings = Settings { phi, ..settings() };
+        interval::share(stepgate_crds::evidence::Tally { requests, bad }, &settings)
+    };
+    // 10 of 100: 5.52 to 17.44 %, as Wilson's interval is printed in textbooks; none of 20: 0 to 16.11 %.
+    for ((requests, bad, phi), [low, high]) in [
+        ((100, 10, 1.0), [0.055_23, 0.174_37]),
+        ((200, 20, 2.0), [0.055_23, 0.174_37]),
+        ((20, 0, 1.0), [0.0, 0.161_13]),
+        ((20, 20, 1.0), [0.838_87, 1.0]),
+    ] {
+        let [found_low, found_high] = of(requests, bad, phi).unwrap();
+        assert!(
+            (found_low - low).abs() < 1e-5 && (found_high - high).abs() < 1e-5,
+            "{bad} of {requests}: {found_low} to {found_high}"
+        );
+    }
+    assert_eq!(of(0, 0, 1.0), None);
+}
+
+#[test]
+fn the_ratio_is_bounded_where_the_counts_bound_it() {
+    let ratio = |observation: &Observation, times| judged(&repeated(observation, times), &at(50)).explanations[0].ratio;
+    // As bad as stable: no more than so many times, and no lower bound on a grid that begins at 1.2.
+    let same = ratio(&counts((2_000, 10), (2_000, 10)), 20);
+    assert!(same.from.is_none() && same.to.is_some_and(|to| to < 2.5), "{same:?}");
+    // Eight times as bad.
+    let worse = ratio(&counts((2_000, 40), (2_000, 5)), 20);
+    let (from, to) = (worse.from.unwrap(), worse.to.unwrap());
+    assert!(from > 4.0 && from < 8.0 && to > 8.0 && to < 14.0, "{worse:?}");
+    // Nothing bad says nothing.
+    assert_eq!(ratio(&counts((2_000, 0), (2_000, 0)), 20), Ratio::default());
+}
+
+#[test]
+fn the_ratio_is_missed_at_no_look_in_nineteen_of_twenty_runs() {
+    let mut random = Random(7);
+    let independent = Settings { phi: 1.0, ..settings() };
+    for ratio in [1.0, 3.0, 10.0] {
+        let missed = (0..200)
+            .filter(|_| {
+                let mut evidence = start();
+                (1..=40).any(|now| {
+                    let (canary, stable) = (random.bad(500, 0.004 * ratio), random.bad(1_500, 0.004));
+                    let seen = interval(now, vec![counts((500, canary), (1_500, stable))]);
+                    let judgement = judge(&evidence, &[seen], &independent, &at(25), None);
+                    evidence = judgement.evidence;
+                    let found = judgement.explanations[0].ratio;
+                    found.from.is_some_and(|from| from > ratio) || found.to.is_some_and(|to| to < ratio)
+                })
+            })
+            .count();
+        assert!(missed <= 10, "{ratio} times as bad: missed in {missed} of 200 runs");
+    }
+}
+
+#[test]
+fn what_is_missing_is_what_the_verdict_holds_for() {
+    let judgement = judged(&repeated(&counts((50, 0), (450, 0)), 2), &at(10));
+    let missing = judgement.explanations[0].missing.unwrap();
+    let Verdict::Hold(HoldReason::InsufficientTraffic { have, need, eta, .. }) = judgement.verdict else {
+        panic!("{}", judgement.verdict)
+    };
+    assert_eq!(missing, Missing { have, need, eta });
+    // 100 in 30 seconds, of some 900: 680 without any bad one, and more for the one in 1,000 that may come.
+    assert_eq!(have, 100);
+    let need = need.unwrap();
+    assert!((680..1_100).contains(&need), "{need}");
+    let seconds = (need - have) * 30 / 100;
+    assert!((seconds..=seconds + 1).contains(&eta.unwrap()), "{eta:?} for {need}");
+    let passed = judged(&repeated(&counts((500, 0), (4_500, 0)), 3), &at(10));
+    assert_eq!((passed.verdict.name(), passed.explanations[0].missing), ("Pass", None));
+}
+
+#[test]
+fn every_reason_of_a_verdict_has_a_meaning() {
+    let seen = Arm::default();
+    let metric = String::new;
+    let verdicts = [
+        Verdict::Pass,
+        Verdict::Fail(Rule::Relative {
+            metric: metric(),
+            canary: seen,
+            stable: seen,
+            evidence: 0.0,
+            threshold: 0.0,
+        }),
+        Verdict::Fail(Rule::Absolute {
+            metric: metric(),
+            canary: seen,
+            max: 0.0,
+            evidence: 0.0,
+            threshold: 0.0,
+        }),
+        Verdict::Fail(Rule::Tripwire {
+            metric: metric(),
+            canary: seen,
+            stable: seen,
+        }),
+        Verdict::Fail(Rule::Restarts {
+            canary: 2,
+            canary_rate: 1.0,
+            stable_rate: 0.0,
+        }),
+        Verdict::Retreat(RetreatCause::CanarySilent {
+            metric: metric(),
+            expected: 0.0,
+            intervals: 0,
+        }),
+        Verdict::Retreat(RetreatCause::SharedFault {
+            metric: metric(),
+            canary: seen,
+            stable: seen,
+            after_rise: false,
+        }),
+        Verdict::Hold(HoldReason::InsufficientTraffic {
+            metric: metric(),
+            have: 0,
+            need: None,
+            eta: None,
+        }),
+        Verdict::Hold(HoldReason::SharedFault {
+            metric: metric(),
+            canary: seen,
+            stable: seen,
+        }),
+        Verdict::Hold(HoldReason::StableIsWorse {
+            metric: metric(),
+            canary: seen,
+            stable: seen,
+        }),
+        Verdict::Hold(HoldReason::NoData {
+            metric: metric(),
+            seconds: 0,
+        }),
+        Verdict::Hold(HoldReason::ShareMismatch {
+            metric: metric(),
+            expected: 0.0,
+            measured: 0.0,
+        }),
+        Verdict::Hold(HoldReason::MetricsUnavailable { detail: metric() }),
+        Verdict::Hold(HoldReason::NoBucketBoundary { detail: metric() }),
+        Verdict::Hold(HoldReason::CanaryUnmeasured {
+            metric: metric(),
+            intervals: 0,
+        }),
+        Verdict::Hold(HoldReason::Inconsistent {
+            metric: metric(),
+            intervals: 0,
+        }),
+    ];
+    for verdict in verdicts {
+        let meaning = meaning(verdict.reason());
+        assert!(meaning.is_some_and(|text| text.len() > 20), "{}", verdict.reason());
+    }
+    assert_eq!(meaning("Fail"), None);
+}
+
+#[test]
+fn the_numbers_of_two_metrics_fit_into_an_event() {
+    let settings = Settings::new(two_metrics().metrics, 4);
+    let busy = counts((12_345, 123), (112_345, 1_123));
+    let new = [interval(1, vec![busy.clone(), busy])];
+    let judgement = judge(&begin(&settings, ACCEPTED), &new, &settings, &at(10), None);
+    let numbers = judgement.numbers();
+    assert!(
+        numbers.starts_with("errors: canary 123 of 12,345 bad (1.0 %)"),
+        "{numbers}"
+    );
+    assert!(numbers.contains("; latency: canary 123 of 12,345 bad"), "{numbers}");
+    assert!(numbers.len() < 400, "{} bytes: {numbers}", numbers.len());
+}

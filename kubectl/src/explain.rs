@@ -16,7 +16,7 @@ use stepgate_crds::units::{Span, Timestamp};
 use stepgate_crds::{Rollout, RolloutStatus};
 
 use crate::figures::{ago, grouped, lasted, rate};
-use crate::status::doing;
+use crate::status::{doing, verdict};
 use crate::table::{Side, table};
 
 /// The same for programs.
@@ -87,7 +87,7 @@ pub(crate) fn text(rollout: &Rollout, now: Timestamp) -> String {
                 run.accepted_weight,
                 run.id,
                 doing(run, now),
-                verdict(run, status)
+                decided(run, status)
             );
             head + &metrics(run)
         }
@@ -120,19 +120,13 @@ fn rule<'a>(run: &'a Run, status: &'a RolloutStatus) -> Option<&'a str> {
     run.rule.as_deref().or(status.verdict.as_deref())
 }
 
-fn verdict(run: &Run, status: &RolloutStatus) -> String {
-    let Some(verdict) = &status.verdict else {
+fn decided(run: &Run, status: &RolloutStatus) -> String {
+    let Some(verdict) = verdict(run, status) else {
         return "Verdict   none yet\n".to_owned();
     };
-    let rule = rule(run, status).unwrap_or(verdict);
-    let named = if rule == verdict {
-        verdict.clone()
-    } else {
-        format!("{verdict} by {rule}")
-    };
-    meaning(rule).map_or_else(
-        || format!("Verdict   {named}\n"),
-        |meaning| format!("Verdict   {named}: {meaning}\n"),
+    rule(run, status).and_then(meaning).map_or_else(
+        || format!("Verdict   {verdict}\n"),
+        |meaning| format!("Verdict   {verdict}: {meaning}\n"),
     )
 }
 

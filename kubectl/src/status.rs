@@ -6,7 +6,7 @@
 pub(crate) mod fixtures;
 mod run;
 
-pub(crate) use run::doing;
+pub(crate) use run::{doing, verdict};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;

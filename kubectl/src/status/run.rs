@@ -29,11 +29,20 @@ pub(super) fn of_run(run: &Run, status: &RolloutStatus, now: Timestamp) -> Strin
             "\nWeight    intended {} %   accepted {} %   measured {measured}\n",
             run.weight, run.accepted_weight
         ),
-        format!("Verdict   {}\n", status.verdict.as_deref().unwrap_or("–")),
+        format!("Verdict   {}\n", verdict(run, status).unwrap_or_else(|| "–".to_owned())),
         incidents(run),
         metrics(&run.metrics),
     ]
     .concat()
+}
+
+/// The verdict, with the rule that decided where that is another word; none before the first.
+pub(crate) fn verdict(run: &Run, status: &RolloutStatus) -> Option<String> {
+    let verdict = status.verdict.as_ref()?;
+    Some(match &run.rule {
+        Some(rule) if rule != verdict => format!("{verdict} by {rule}"),
+        _ => verdict.clone(),
+    })
 }
 
 /// What came in the way of the run so far; nothing for most.

@@ -55,6 +55,16 @@ fn a_rollback_marks_the_step_it_turned_back_from_and_says_why() {
 }
 
 #[test]
+fn a_failed_verdict_names_its_rule() {
+    let mut rollout = fixtures::rolling_back();
+    let status = rollout.status.as_mut().unwrap();
+    status.verdict = Some("Fail".to_owned());
+    status.run.as_mut().unwrap().rule = Some("OverMax".to_owned());
+    let text = detail(&rollout, fixtures::now());
+    assert!(text.contains("Verdict   Fail by OverMax\n"), "{text}");
+}
+
+#[test]
 fn a_pause_says_who_is_waited_for() {
     let approval = detail(&fixtures::paused(PauseReason::Approval), fixtures::now());
     assert!(

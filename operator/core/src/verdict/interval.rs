@@ -4,7 +4,7 @@
 
 use stepgate_crds::evidence::{Process, Tally};
 
-use super::eprocess::{ALTERNATIVES, ln_mean, within};
+use super::eprocess::{ALTERNATIVES, ln_sum, within};
 use super::observation::as_f64;
 use super::settings::{MetricSettings, Settings};
 
@@ -60,23 +60,27 @@ pub(super) fn ratio(process: &Process, metric: &MetricSettings, settings: &Setti
         .iter()
         .take(ALTERNATIVES)
         .map(|sum| *sum as f64 / 1e6);
-    let sums: Vec<f64> = [0.0].into_iter().chain(kept).collect();
-    let threshold = (2.0 / MISSES).ln();
-    let rejects = |null: f64, alternatives: &[f64]| {
-        let terms: Vec<f64> = alternatives.iter().map(|sum| sum - null).collect();
-        !terms.is_empty() && ln_mean(&terms, settings.phi()) >= threshold
-    };
+    let sums: Vec<f64> = [0.0].into_iter().chain(kept).map(|sum| sum / settings.phi()).collect();
+    let too_small = rejected(sums.iter().rev());
+    let too_large = rejected(sums.iter());
     let count = |taken: usize| u32::try_from(taken).unwrap_or(u32::MAX);
-    let too_small = (sums.iter().enumerate())
-        .take_while(|(at, null)| rejects(**null, sums.get(at + 1..).unwrap_or_default()))
-        .count();
-    let too_large = (sums.iter().enumerate().rev())
-        .take_while(|(at, null)| rejects(**null, sums.get(..*at).unwrap_or_default()))
-        .count();
     Ratio {
         from: (too_small > 0).then(|| at(count(too_small) - 1, metric)),
         to: (too_large > 0).then(|| at(count(sums.len().saturating_sub(too_large)), metric)),
     }
+}
+
+/// How many ratios in a row, from the last one back, the mixture of all before each rejects.
+fn rejected<'a>(sums: impl Iterator<Item = &'a f64>) -> usize {
+    let threshold = (2.0 / MISSES).ln();
+    let (mut before, mut number, mut in_a_row) = (f64::NEG_INFINITY, 0.0, 0);
+    for sum in sums {
+        let rejects = number > 0.0 && before - f64::ln(number) - sum >= threshold;
+        in_a_row = if rejects { in_a_row + 1 } else { 0 };
+        before = ln_sum([before, *sum]);
+        number += 1.0;
+    }
+    in_a_row
 }
 
 /// A ratio of the grid: ρ0, then the 24 alternatives, from 1.25 to 64 times ρ0.

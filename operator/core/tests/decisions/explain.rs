@@ -59,6 +59,25 @@ fn the_event_of_a_rollback_names_the_rule_and_each_metric() {
 }
 
 #[test]
+fn the_events_of_an_approval_a_retreat_and_a_promotion_name_each_metric() {
+    let good = ([1_000, 0, 2_000, 2], [1, 3]);
+    let retreat = judged(good.0, good.1).with(|seen| seen.canary_ready = 0);
+    let approval = judged(good.0, good.1)
+        .with_run(|run| run.spec.steps[1].approval = Some(stepgate_crds::rollout::Approval::Required));
+    let promotion = judged(good.0, good.1).with_run(|run| run.spec.steps.truncate(2));
+    for (moment, reason) in [
+        (retreat, "Retreated"),
+        (approval, "ApprovalRequired"),
+        (promotion, "Promoting"),
+    ] {
+        let text = told(&moment.commits(), reason);
+        for words in ["(errors: canary 0 of 12,000 bad", "; latency: canary 7 of 7,000 bad"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_hold_has_its_numbers_its_forecast_and_its_queries_in_status() {
     let status = judged([10, 0, 20, 0], [0, 0]).commits();
     assert_eq!(status.verdict.as_deref(), Some("InsufficientTraffic"));

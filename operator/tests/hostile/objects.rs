@@ -188,7 +188,7 @@ fn a_run_that_status_has_no_room_for_is_refused_before_it_begins() {
     assert!(status.run.is_none());
     let message = status.message.unwrap();
     assert!(
-        message.contains("status has room for 6656 bytes") && message.contains("128 rules"),
+        message.contains("status has room for 6144 bytes") && message.contains("128 rules"),
         "{message}"
     );
 }

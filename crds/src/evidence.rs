@@ -111,6 +111,26 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Unreadable,
+        Self::NoBucketBoundary,
+        Self::SourceUnknown,
+        Self::SourceUnreachable,
+        Self::SourceUnauthorized,
+        Self::SourceRedirects,
+        Self::SourceTimeout,
+        Self::SourceFails,
+        Self::SourceReplyTooLarge,
+        Self::SourceReplyInvalid,
+        Self::SourceReplyPartial,
+        Self::SourceClockSkew,
+        Self::QueryRejected,
+        Self::QueryResultType,
+        Self::QueryResultSeries,
+        Self::NotACount,
+    ];
+
     /// Its name as a reason of conditions and as a verdict.
     #[must_use]
     pub const fn reason(self) -> &'static str {

@@ -2,6 +2,8 @@
 //!
 //! Only words: the numbers are an explanation's.
 
+use stepgate_crds::evidence::Trouble;
+
 use super::settings::{TRIPWIRE_SHARE, TRIPWIRE_STABLE};
 use super::wording::percent;
 
@@ -38,11 +40,33 @@ pub fn meaning(reason: &str) -> Option<String> {
         "ShareMismatch" => {
             "the new version's share of the requests is not what its weight says, so the counts may not be the route's"
         }
-        "MetricsUnavailable" => "the metrics cannot be read, so nothing can be judged",
-        "NoBucketBoundary" => "the threshold of latency is not the end of a bucket, so slow requests cannot be counted",
         "CanaryUnmeasured" => "another metric counts requests of the new version and this one counts none",
         "Inconsistent" => "more bad requests than requests were counted too often, so the counts cannot be relied on",
-        _ => return None,
+        name => trouble(Trouble::ALL.into_iter().find(|trouble| trouble.reason() == name)?),
     };
     Some(text.to_owned())
+}
+
+/// Why nothing can be judged.
+const fn trouble(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Unreadable => "the metrics cannot be read, so nothing can be judged",
+        Trouble::NoBucketBoundary => {
+            "the threshold of latency is not the end of a bucket, so slow requests cannot be counted"
+        }
+        Trouble::SourceUnknown => "the administrator has set up no metrics source of that name",
+        Trouble::SourceUnreachable => "the metrics source cannot be reached, so nothing can be judged",
+        Trouble::SourceUnauthorized => "the metrics source does not let the operator ask, so nothing can be judged",
+        Trouble::SourceRedirects => "the metrics source sends the operator elsewhere, which it does not follow",
+        Trouble::SourceTimeout => "the metrics source does not answer in time, so nothing can be judged",
+        Trouble::SourceFails => "the metrics source answers with an error, so nothing can be judged",
+        Trouble::SourceReplyTooLarge => "the metrics source answers with more than is read",
+        Trouble::SourceReplyInvalid => "the metrics source answers with what is no reply of Prometheus",
+        Trouble::SourceReplyPartial => "the metrics source says itself that its reply is not complete",
+        Trouble::SourceClockSkew => "the clock of the metrics source is another one, so its times mean nothing here",
+        Trouble::QueryRejected => "the metrics source cannot evaluate the query",
+        Trouble::QueryResultType => "the query's result is of a type that holds no counts",
+        Trouble::QueryResultSeries => "the query's result has two series for one count, or one for none",
+        Trouble::NotACount => "a value of the query's result is no count: it is not finite, or negative",
+    }
 }

@@ -145,8 +145,6 @@ fn every_reason_of_a_verdict_has_a_meaning() {
             expected: 0.0,
             measured: 0.0,
         }),
-        Verdict::Hold(HoldReason::MetricsUnavailable { detail: metric() }),
-        Verdict::Hold(HoldReason::NoBucketBoundary { detail: metric() }),
         Verdict::Hold(HoldReason::CanaryUnmeasured {
             metric: metric(),
             intervals: 0,
@@ -156,7 +154,9 @@ fn every_reason_of_a_verdict_has_a_meaning() {
             intervals: 0,
         }),
     ];
-    for verdict in verdicts {
+    let troubles =
+        Trouble::ALL.map(|kind| Verdict::Hold(HoldReason::MetricsUnavailable(DataError { kind, detail: metric() })));
+    for verdict in verdicts.into_iter().chain(troubles) {
         let meaning = meaning(verdict.reason());
         assert!(meaning.is_some_and(|text| text.len() > 20), "{}", verdict.reason());
     }

@@ -143,7 +143,13 @@ pub(super) fn back(pass: &Pass<'_>, judgement: Option<&Judgement>) -> Option<Pla
     let pending = pass.pending_parents();
     if pending.is_empty() {
         let step = u32::try_from(pass.run.step).unwrap_or(0);
-        let before = judgement.map_or_else(|| pass.run.evidence.clone(), |judgement| judgement.evidence.clone());
+        let before = judgement.map_or(&pass.run.evidence, |judgement| &judgement.evidence);
+        // One that retreated before its first weight was accepted had not begun to count.
+        let before = if before.through == 0 {
+            pass.first_evidence()
+        } else {
+            before.clone()
+        };
         let run = pass.accepted(verdict::enter_step(&before, &pass.settings(), step));
         let said = Said::passing(pass.phase(), "TrafficOnStable", "all traffic is on stable");
         return Some(pass.commit(run, &said, None));

@@ -408,7 +408,7 @@ async fn a_step_that_needs_an_approval_waits_for_it_with_its_evidence() -> Resul
     ensure!(metric.canary_requests > 10 && metric.canary_bad == 0, "{metric:?}");
     let text = seen_status(&namespace).await?;
     for words in [
-        "50 % passed and waits for an approval: kubectl stepgate promote checkout",
+        "50 % waits for an approval: kubectl stepgate promote checkout",
         "needs approval",
         "Verdict Pass",
         "evidence for it",
@@ -418,7 +418,9 @@ async fn a_step_that_needs_an_approval_waits_for_it_with_its_evidence() -> Resul
     }
     let events = shop::events(&namespace, NAME).await?;
     ensure!(
-        events.iter().any(|(reason, _)| reason == "ApprovalRequired"),
+        events.iter().any(|(reason, text)| {
+            reason == "ApprovalRequired" && text.contains("checkout: passed (errors: canary 0 of ")
+        }),
         "{events:?}"
     );
     refused(&namespace, "resume", "not for a resume: use `promote`").await?;

@@ -50,7 +50,7 @@ pub fn next(pass: &Pass<'_>, why: PauseReason) -> Plan {
         PauseReason::Approval => Said::urgent(
             Phase::Paused,
             "ApprovalRequired",
-            format!("{weight} % passed and waits for an approval: kubectl stepgate promote {name}"),
+            format!("{weight} % waits for an approval: kubectl stepgate promote {name}"),
         ),
         PauseReason::Command => Said::urgent(
             Phase::Paused,

@@ -158,16 +158,22 @@ async fn a_question_that_spoils_a_batch_is_found_and_asked_by_itself_from_then_o
     }
 }
 
-/// What a real source does not do on demand: it manages two questions at once, and no more.
 #[tokio::test]
 async fn a_batch_that_is_too_much_for_the_source_is_made_smaller_until_it_is_not() {
-    let impostor = Impostor::new(|request| {
+    for manages in [1, 2] {
+        made_smaller(manages).await;
+    }
+}
+
+/// What a real source does not do on demand: it manages so many questions at once, and no more.
+async fn made_smaller(manages: usize) {
+    let impostor = Impostor::new(move |request| {
         if request.body == "query=time%28%29" {
             Answer::Json(format!(
                 r#"{{"status":"success","data":{{"resultType":"scalar","result":[{0},"{0}"]}}}}"#,
                 now()
             ))
-        } else if request.body.matches("stepgate_question").count() > 2 {
+        } else if request.body.matches("stepgate_question").count() > manages {
             Answer::Json(format!("{{\"status\":\"success\",\"{}\":1}}", "x".repeat(100 << 10)))
         } else {
             Answer::Json(crate::vector("", "[]"))

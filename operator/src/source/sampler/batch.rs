@@ -5,7 +5,6 @@
 //! within a number of queries; that one is asked by itself from then on. A batch that the source does not manage in time is made smaller.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -115,27 +114,25 @@ pub(super) async fn ask(feed: &Arc<Feed>, query: &Query, end: i64, metrics: &Met
     })
 }
 
-/// Puts a question to those that wait; the first of them sees to it that they are asked.
+/// Puts a question to those that wait. The first of them sees to it that they are asked in a moment; the last that the source takes at once,
+/// that they are asked now.
 fn join(feed: &Arc<Feed>, question: Question, end: i64, metrics: &Metrics) {
     let mut state = lock(&feed.gathering.state);
     let limit = state.limit;
-    match state.waiting.entry(end) {
-        Entry::Vacant(entry) => {
-            entry.insert(vec![question]);
-            let (feed, metrics) = (Arc::clone(feed), metrics.clone());
-            tokio::spawn(async move {
-                tokio::time::sleep(feed.gathering.moment).await;
-                let waiting = lock(&feed.gathering.state).waiting.remove(&end);
-                resolve(feed, end, waiting.unwrap_or_default(), metrics).await;
-            });
-        }
-        Entry::Occupied(mut entry) => {
-            entry.get_mut().push(question);
-            if entry.get().len() >= limit {
-                let full = entry.insert(Vec::new());
-                tokio::spawn(resolve(Arc::clone(feed), end, full, metrics.clone()));
-            }
-        }
+    let is_first = !state.waiting.contains_key(&end);
+    let waiting = state.waiting.entry(end).or_default();
+    waiting.push(question);
+    if waiting.len() >= limit {
+        let full = std::mem::take(waiting);
+        tokio::spawn(resolve(Arc::clone(feed), end, full, metrics.clone()));
+    }
+    if is_first {
+        let (feed, metrics) = (Arc::clone(feed), metrics.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(feed.gathering.moment).await;
+            let waiting = lock(&feed.gathering.state).waiting.remove(&end);
+            resolve(feed, end, waiting.unwrap_or_default(), metrics).await;
+        });
     }
 }
 

@@ -49,6 +49,27 @@ fn at_most_six_processes_are_kept_the_runs_among_them() {
 }
 
 #[test]
+fn a_step_that_the_run_does_not_have_begins_nothing() {
+    let entered = enter_step(&start(), &settings(), settings().steps);
+    assert_eq!(entered.metrics[0].processes.len(), 1);
+    assert_eq!(entered.steps_begun, start().steps_begun);
+}
+
+#[test]
+fn an_interval_that_ends_when_the_weight_is_accepted_is_of_before_it() {
+    let all_bad = |k| vec![interval(k, vec![counts((450, 450), (4050, 4))])];
+    let with = |k| {
+        let begun = begin(&settings(), ACCEPTED - 1_000);
+        let moment = Moment {
+            counts_from: ACCEPTED + 60,
+            ..at(10)
+        };
+        judge(&begun, &all_bad(k), &settings(), &moment, None).verdict.reason()
+    };
+    assert_eq!((with(0), with(1)), ("InsufficientTraffic", "Tripwire"));
+}
+
+#[test]
 fn what_ended_before_the_run_began_is_not_counted() {
     let new = repeated(&counts((450, 1), (4050, 4)), 3);
     let begun = begin(&settings(), ACCEPTED + i64::from(INTERVAL));

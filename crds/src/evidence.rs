@@ -61,6 +61,7 @@ pub struct MetricEvidence {
     pub trouble: Option<String>,
     /// Of what kind that trouble is.
     #[serde(skip_serializing_if = "Trouble::is_unreadable")]
+    #[schemars(with = "String")]
     pub trouble_kind: Trouble,
     /// Since when stable itself is over the metric's max: the end of the first such interval, in Unix seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,8 +73,10 @@ pub struct MetricEvidence {
     pub shared_fault_after_rise: bool,
 }
 
-/// What kind of trouble keeps an interval from being read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// What kind of trouble keeps an interval from being read. In JSON its [`Trouble::reason`]; a name that this version does not know is read as
+/// of no kind of its own, so that a status of a newer version can be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "&'static str")]
 pub enum Trouble {
     /// Something else than what follows.
     #[default]
@@ -158,6 +161,19 @@ impl Trouble {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out a reference")]
     fn is_unreadable(&self) -> bool {
         *self == Self::Unreadable
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(name: String) -> Self {
+        let named = Self::ALL.into_iter().find(|trouble| trouble.reason() == name);
+        named.unwrap_or_default()
+    }
+}
+
+impl From<Trouble> for &'static str {
+    fn from(trouble: Trouble) -> Self {
+        trouble.reason()
     }
 }
 

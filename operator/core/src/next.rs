@@ -76,8 +76,11 @@ fn say_refusal(pass: &Pass<'_>, why: &str) -> Option<Plan> {
         }
         _ => format!("the run cannot go on: {why}"),
     };
-    let said_before = pass.input.rollout.status.message.as_ref();
-    if said_before.is_some_and(|before| before.starts_with(&report::short(&message))) {
+    let committed = &pass.input.rollout.status;
+    let said_before = committed.message.as_ref();
+    // A new leader says it once more, or its own time of waiting would never be kept.
+    let is_taken_over = committed.run.as_ref().is_some_and(|run| run.term != pass.run.term);
+    if !is_taken_over && said_before.is_some_and(|before| before.starts_with(&report::short(&message))) {
         return None;
     }
     let said = Said::stalled(pass.phase(), "RequestRefused", message);
@@ -94,39 +97,56 @@ fn take_over(input: &Input<'_>, run: &Run, found: &Found) -> Run {
         term: input.term,
         ..run.clone()
     };
-    let (since, has_deadline) = match &mut run.state {
-        RunState::Preparing { since }
-        | RunState::Stepping { since }
-        | RunState::Retreated { since, .. }
-        | RunState::Promoting { since }
-        | RunState::Restoring { since, .. }
-        | RunState::Returning { since } => (since, true),
-        // A pause has no deadline, and the other two wait for the world, whoever leads.
-        RunState::Paused { since, .. } | RunState::RollingBack { since, .. } | RunState::Draining { since, .. } => {
-            (since, false)
-        }
-    };
     if input.clocks_differ {
-        *since = input.now;
         let first = Pass {
             input,
             run: &run,
             found,
         }
         .first_evidence();
+        *since(&mut run.state) = input.now;
         begin_anew(&first, input.now, &mut run);
-    } else if has_deadline {
-        let shift = |since: &mut Timestamp| {
+    } else {
+        for since in waits(&mut run) {
             *since = if is_next {
                 since.after(input.absent).min(input.now)
             } else {
                 input.now
             };
-        };
-        shift(since);
-        run.no_data_since.iter_mut().for_each(shift);
+        }
     }
     run
+}
+
+/// Since when a run is in its state.
+fn since(state: &mut RunState) -> &mut Timestamp {
+    match state {
+        RunState::Preparing { since }
+        | RunState::Stepping { since }
+        | RunState::Paused { since, .. }
+        | RunState::Retreated { since, .. }
+        | RunState::Promoting { since }
+        | RunState::Restoring { since, .. }
+        | RunState::Returning { since }
+        | RunState::RollingBack { since, .. }
+        | RunState::Draining { since, .. } => since,
+    }
+}
+
+/// Since when a run waits for what has a deadline, or has to last.
+fn waits(run: &mut Run) -> impl Iterator<Item = &mut Timestamp> {
+    let (since, well) = match &mut run.state {
+        RunState::Preparing { since }
+        | RunState::Stepping { since }
+        | RunState::Promoting { since }
+        | RunState::Restoring { since, .. }
+        | RunState::Returning { since } => (Some(since), None),
+        RunState::Retreated { since, well_since, .. } => (Some(since), well_since.as_mut()),
+        // A pause has no deadline, and the other two wait for the world, whoever leads.
+        RunState::Paused { .. } | RunState::RollingBack { .. } | RunState::Draining { .. } => (None, None),
+    };
+    let others = [well, run.bare_since.as_mut(), run.no_data_since.as_mut()];
+    since.into_iter().chain(others.into_iter().flatten())
 }
 
 /// Every other time of a run that something hangs on. What speaks against the version is kept.

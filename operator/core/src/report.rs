@@ -9,7 +9,7 @@ use stepgate_crds::{
 };
 
 use crate::{
-    input::{Input, SourceHealth},
+    input::Input,
     plan::{Plan, Wake},
     state,
 };
@@ -165,7 +165,7 @@ pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wak
         .is_none_or(|run| input.now >= run.refreshed.after(input.limits.calm));
     let term = |status: &RolloutStatus| status.run.as_ref().map(|run| run.term);
     let is_taken_over = term(&told) != term(committed);
-    if is_taken_over && *input.source == SourceHealth::Untried && state::window(input.rollout).is_some() {
+    if is_taken_over && state::is_unread(input) {
         return Plan::Wait(wake);
     }
     let news = is_taken_over

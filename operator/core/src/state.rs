@@ -392,6 +392,12 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
     })
 }
 
+/// Whether there are counts to read that nobody has asked for yet: after a change of leader what is known is of before it, and nothing goes
+/// on by it.
+pub fn is_unread(input: &Input<'_>) -> bool {
+    *input.source == SourceHealth::Untried && window(input.rollout).is_some()
+}
+
 /// The length of an interval in whole seconds.
 pub fn interval_seconds(interval: Span) -> u32 {
     u32::try_from(interval.as_millis() / 1_000).unwrap_or(u32::MAX).max(1)

@@ -151,7 +151,7 @@ fn noisy_until(pass: &Pass<'_>, drained: Timestamp) -> Option<Timestamp> {
         .in_force
         .as_ref()
         .is_none_or(|force| pass.run.evidence.through == 0 || force.weight != 0)
-        || matches!(input.source, SourceHealth::Down { .. } | SourceHealth::Untried)
+        || matches!(input.source, SourceHealth::Down { .. })
     {
         return None;
     }

@@ -7,7 +7,7 @@ use stepgate_crds::{
     units::{Span, Timestamp},
 };
 
-use super::{Pass, interval_seconds, stepping};
+use super::{Pass, interval_seconds, is_unread, stepping};
 use crate::{
     input::SourceHealth,
     plan::Plan,
@@ -173,6 +173,10 @@ fn until_well(
     well_since: Option<Timestamp>,
 ) -> Plan {
     let input = pass.input;
+    if is_unread(input) {
+        let message = format!("all traffic is on stable; {}", way_on(pass, why));
+        return pass.wait(judgement, &Said::urgent(Phase::Retreated, why.as_str(), message), None);
+    }
     let answers = !matches!(input.source, SourceHealth::Down { .. });
     let is_well = answers
         && judgement.is_some_and(|judgement| {

@@ -7,7 +7,7 @@ use stepgate_crds::{
 };
 
 use super::{
-    Pass, drift,
+    Pass, drift, is_unread,
     patience::{self, Patience, Then},
     retreated,
 };
@@ -177,6 +177,10 @@ fn at_weight(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32, settle
     // Nothing is judged where nothing is sent: blue and green are a person's decision.
     if weight == 0 && step.approval == Some(Approval::Required) && input.now >= baked && input.canary_ready >= needed {
         return pause_for_approval(pass, judgement, "nothing is judged at 0 %");
+    }
+    if is_unread(input) {
+        let said = Said::passing(Phase::Stepping, "Analysing", format!("{weight} %: collecting evidence"));
+        return pass.wait(judgement, &said, None);
     }
     if let Some((judged, Verdict::Hold(reason))) = judgement.map(|judgement| (judgement, &judgement.verdict)) {
         return held(pass, judged, reason, settled, baked, needed);

@@ -84,7 +84,13 @@ fn the_route_is_restored_after_the_drain_and_an_interval_without_canary_requests
 #[test]
 fn pods_stay_until_the_restored_route_is_accepted() {
     let moment = drained(Phase::Draining)
-        .with(|seen| seen.source = SourceHealth::Untried)
+        .with(|seen| {
+            seen.source = SourceHealth::Down {
+                since: seen.now,
+                kind: Trouble::default(),
+                why: "refused".to_owned(),
+            };
+        })
         .with_route(|route| {
             route.run = None;
             route.generation += 1;

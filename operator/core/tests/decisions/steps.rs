@@ -9,6 +9,7 @@ use stepgate_core::{
 use stepgate_crds::{
     RolloutStatus,
     command::Verb,
+    evidence::Trouble,
     status::{Outcome, Phase, Retreat, RunState},
     units::{Span, Timestamp},
 };
@@ -336,6 +337,59 @@ fn a_new_leader_reads_what_there_is_to_count_before_it_says_so() {
     assert!(matches!(moment.next(), Plan::Wait(_)), "{:?}", moment.next());
     let answered = moment.with(|seen| seen.source = SourceHealth::Answers);
     assert!(matches!(answered.next(), Plan::Commit(_)), "{:?}", answered.next());
+}
+
+#[test]
+fn a_new_leader_goes_on_by_no_evidence_of_before_it_until_the_source_was_read() {
+    let passed = world().at_step(1).with_counts(3, [1_000, 0, 9_000, 0]).after(60);
+    let evidence = {
+        let mut read = passed.clone();
+        read.0.limits.bake = Span::seconds(3_600);
+        read.0.rollout.status.run.as_mut().unwrap().spec.steps[0].bake = None;
+        read.commits().run.unwrap().evidence
+    };
+    assert!(evidence.metrics[0].step.canary.requests >= 3_000, "{evidence:?}");
+    let moment = passed.with_run(|run| run.evidence = evidence).with(|seen| {
+        seen.term += 1;
+        seen.samples.clear();
+        seen.source = SourceHealth::Untried;
+    });
+    assert!(matches!(moment.next(), Plan::Wait(_)), "{:?}", moment.next());
+    let read = moment.with(|seen| seen.source = SourceHealth::Answers);
+    assert_eq!(read.commits().run.unwrap().step, 1);
+}
+
+#[test]
+fn a_new_leader_says_a_refusal_again_so_that_its_deadline_comes() {
+    let refused = taken_over_after(3).with(|seen| {
+        if let Seen::At(canary) = &mut seen.canary {
+            canary.replicas = 0;
+        }
+        seen.refused = Some("quota".to_owned());
+    });
+    let said = refused.commits();
+    assert_eq!(said.run.as_ref().unwrap().term, refused.0.term);
+    let again = refused.with(|seen| seen.rollout.status = said.clone());
+    assert!(matches!(again.next(), Plan::Act(_)), "{:?}", again.next());
+}
+
+#[test]
+fn the_time_without_a_leader_counts_for_nothing_that_has_to_last() {
+    let moment = taken_over_after(1).with(|seen| {
+        let before = Timestamp::from_millis(seen.now.as_millis() - 150_000);
+        let run = seen.rollout.status.run.as_mut().unwrap();
+        (run.no_data_since, run.bare_since) = (Some(before), Some(before));
+        seen.source = SourceHealth::Down {
+            since: before,
+            kind: Trouble::SourceUnreachable,
+            why: "refused".to_owned(),
+        };
+    });
+    let run = moment.commits().run.unwrap();
+    assert_eq!(
+        run.no_data_since,
+        Some(Timestamp::from_millis(moment.0.now.as_millis() - 50_000))
+    );
 }
 
 #[test]

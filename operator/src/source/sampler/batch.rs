@@ -15,7 +15,7 @@ use super::book::lock;
 use super::feed::{Feed, Problem};
 use crate::provider::Query;
 use crate::source::SourceError;
-use crate::source::reply::Sample;
+use crate::source::reply::{self, Sample};
 use crate::telemetry::Metrics;
 
 /// Questions in one query at most.
@@ -88,6 +88,11 @@ impl Gathering {
         }
     }
 
+    /// Whether the source has not managed as many as go out at most.
+    fn is_limited(&self) -> bool {
+        lock(&self.state).limit < LARGEST
+    }
+
     fn overwhelmed(&self, questions: usize) {
         lock(&self.state).limit = (questions / 2).max(1);
     }
@@ -108,6 +113,7 @@ pub(super) async fn ask(feed: &Arc<Feed>, query: &Query, end: i64, metrics: &Met
     answered.await.unwrap_or_else(|_| {
         Err(Problem {
             kind: Trouble::default(),
+            may_pass: true,
             label: "ended",
             message: format!("metrics source {}: the question was given up", feed.source.name()),
         })
@@ -138,17 +144,28 @@ fn join(feed: &Arc<Feed>, question: Question, end: i64, metrics: &Metrics) {
 
 /// Asks them, and halves what the source refuses.
 async fn resolve(feed: Arc<Feed>, end: i64, questions: Vec<Question>, metrics: Metrics) {
+    let all = questions.len();
     let mut groups = vec![questions];
-    let mut spoilt: Option<Problem> = None;
     let mut asked = 0;
+    let (mut is_spoilt, mut is_found) = (false, false);
     while let Some(mut group) = groups.pop() {
         group.retain(|question| !question.answer.is_closed());
         let count = group.len();
         if count == 0 {
             continue;
         }
-        if let (true, Some(problem)) = (asked >= BUDGET, &spoilt) {
-            answer_all(group, problem);
+        if asked >= BUDGET {
+            // Not in the source's words: they are about somebody else's question.
+            let problem = Problem {
+                kind: Trouble::default(),
+                may_pass: true,
+                label: "not_asked",
+                message: format!(
+                    "metrics source {}: not asked this time, for other questions of the same moment were refused",
+                    feed.source.name()
+                ),
+            };
+            answer_all(group, &problem);
             continue;
         }
         asked += 1;
@@ -160,16 +177,20 @@ async fn resolve(feed: Arc<Feed>, end: i64, questions: Vec<Question>, metrics: M
                 continue;
             }
         };
-        let refused = refusal(&feed, &answer);
-        if count > 1
-            && let Some(problem) = refused
-        {
-            spoilt = Some(problem);
+        let is_refused = is_refused(&answer);
+        if is_refused && count > 1 {
+            is_spoilt = true;
             let second = group.split_off(count / 2);
             groups.extend([second, group]);
             continue;
         }
-        if spoilt.is_some() && refused.is_some() {
+        let is_too_much = answer.as_ref().is_err_and(is_too_much);
+        if is_too_much && count > 1 {
+            feed.gathering.overwhelmed(count);
+        }
+        // One that is to blame by itself is asked by itself from now on.
+        if count == 1 && ((is_refused && is_spoilt) || (is_too_much && feed.gathering.is_limited())) {
+            is_found = true;
             for question in &group {
                 feed.gathering.keep_alone(&question.query);
             }
@@ -181,13 +202,12 @@ async fn resolve(feed: Arc<Feed>, end: i64, questions: Vec<Question>, metrics: M
                     question.answered(Ok(sample));
                 }
             }
-            Err(error) => {
-                if count > 1 && is_too_much(&error) {
-                    feed.gathering.overwhelmed(count);
-                }
-                answer_all(group, &feed.refused(&error).await);
-            }
+            Err(error) => answer_all(group, &feed.refused(&error).await),
         }
+    }
+    if is_spoilt && !is_found {
+        // None of them was to blame: it is so many that the source does not take.
+        feed.gathering.overwhelmed(all);
     }
 }
 
@@ -197,28 +217,31 @@ fn answer_all(group: Vec<Question>, problem: &Problem) {
     }
 }
 
-/// What the source has against a query, where that may be the fault of one question in it.
-fn refusal(feed: &Feed, answer: &Result<Vec<Sample>, SourceError>) -> Option<Problem> {
+/// Whether the source has something against the query that may be the fault of one question in it.
+fn is_refused(answer: &Result<Vec<Sample>, SourceError>) -> bool {
     match answer {
-        Ok(samples) => {
-            let error = samples
-                .iter()
-                .find_map(|sample| sample.err().filter(|error| error.is_of_the_reply()))?;
-            Some(Problem {
-                kind: error.trouble(),
-                label: error.label(),
-                message: format!("metrics source {}: {error}", feed.source.name()),
-            })
-        }
-        Err(error) => (!error.is_of_the_source()).then(|| Problem::from(error)),
+        Ok(samples) => samples
+            .iter()
+            .any(|sample| sample.is_err_and(reply::DataError::is_of_the_reply)),
+        Err(error) => !error.is_of_the_source(),
     }
 }
 
-/// Whether a smaller question might have been answered.
-fn is_too_much(error: &SourceError) -> bool {
+/// Whether a smaller question might have been answered: by the source, or by a proxy before it.
+const fn is_too_much(error: &SourceError) -> bool {
     match error {
-        SourceError::Timeout { .. } | SourceError::TooLarge { .. } => true,
-        SourceError::Rejected { kind, .. } => kind == "timeout",
-        _ => false,
+        SourceError::Timeout { .. }
+        | SourceError::TooLarge { .. }
+        | SourceError::Status { .. }
+        | SourceError::Malformed { .. }
+        | SourceError::Broken { .. }
+        | SourceError::Rejected { .. } => true,
+        SourceError::Client { .. }
+        | SourceError::Credentials { .. }
+        | SourceError::Connect { .. }
+        | SourceError::Redirect { .. }
+        | SourceError::Unauthorized { .. }
+        | SourceError::Skew { .. }
+        | SourceError::Unknown { .. } => false,
     }
 }

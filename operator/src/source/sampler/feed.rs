@@ -25,6 +25,8 @@ const CLOCK_BAD_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     pub(super) kind: Trouble,
+    /// Whether the same question may be answered a moment later.
+    pub(super) may_pass: bool,
     pub(super) label: &'static str,
     pub(super) message: String,
 }
@@ -38,6 +40,7 @@ impl From<&SourceError> for Problem {
         };
         Self {
             kind: error.trouble(),
+            may_pass: error.is_of_the_source(),
             label,
             message,
         }

@@ -53,6 +53,16 @@ impl Shared {
     }
 }
 
+/// When there is something to read.
+enum Due {
+    /// Intervals that end at these times are missing, and old enough.
+    Now(Vec<i64>),
+    /// After so long.
+    In(Duration),
+    /// When some of what is kept has been used.
+    WithRoom,
+}
+
 /// The task of one run.
 pub(super) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -89,13 +99,19 @@ impl Task {
         }
     }
 
-    /// Looks at the source's clock, waits until something is due, and reads it.
+    /// Looks at the source's clock, waits until something is due, and reads it. That it answers is said once what was due has been read: until
+    /// then what a run knows of it is of before.
     async fn step(&mut self, feed: &Arc<Feed>) -> Result<(), Problem> {
         feed.look(&self.shared.metrics).await?;
-        if !self.unanswered && self.book.answers() {
-            self.tell();
-        }
-        let ends = self.due(feed).await;
+        let ends = match self.due_now(feed) {
+            Due::Now(ends) => ends,
+            Due::In(_) | Due::WithRoom => {
+                if !self.unanswered && self.book.answers() {
+                    self.tell();
+                }
+                self.due(feed).await
+            }
+        };
         let read = self.read(feed, &ends).await;
         self.unanswered = read.is_err();
         self.write(&ends, read?);
@@ -114,6 +130,7 @@ impl Task {
         if read.iter().all(Result::is_err) {
             return read.into_iter().collect();
         }
+        let read = self.once_more(feed, ends, read).await;
         let spoilt = |problem: Problem| {
             let error = Observation::Error(DataError {
                 kind: problem.kind,
@@ -122,6 +139,28 @@ impl Task {
             vec![error; ends.len()]
         };
         Ok(read.into_iter().map(|one| one.unwrap_or_else(spoilt)).collect())
+    }
+
+    /// What only failed by the source for one metric may be there a moment later, and an interval is consumed but once.
+    async fn once_more(
+        &self,
+        feed: &Arc<Feed>,
+        ends: &[i64],
+        mut read: Vec<Result<Vec<Observation>, Problem>>,
+    ) -> Vec<Result<Vec<Observation>, Problem>> {
+        for wait in [FIRST_RETRY, 2 * FIRST_RETRY] {
+            let failed = |one: &Result<Vec<Observation>, Problem>| one.as_ref().is_err_and(|problem| problem.may_pass);
+            if !read.iter().any(failed) {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            for (one, query) in read.iter_mut().zip(&self.queries) {
+                if failed(one) {
+                    *one = self.read_one(feed, query.as_ref(), ends).await;
+                }
+            }
+        }
+        read
     }
 
     async fn read_one(
@@ -163,36 +202,42 @@ impl Task {
 
     /// The ends of the intervals that are missing and old enough, oldest first; waits until there is one, and room for it.
     async fn due(&self, feed: &Arc<Feed>) -> Vec<i64> {
-        let interval = i64::from(self.interval);
         loop {
-            let (next, room) = {
-                let pages = self.book.pages();
-                (
-                    pages.next_end(interval),
-                    self.shared.options.kept.saturating_sub(pages.intervals.len()),
-                )
-            };
-            if room == 0 {
-                self.book.moved.notified().await;
-                continue;
+            match self.due_now(feed) {
+                Due::Now(ends) => return ends,
+                Due::WithRoom => self.book.moved.notified().await,
+                // `from` may move past what this waits for.
+                Due::In(wait) => {
+                    let _ = tokio::time::timeout(wait, self.book.moved.notified()).await;
+                }
             }
-            #[expect(clippy::cast_precision_loss, reason = "unix seconds are far below 2^53")]
-            let wait = next as f64 - (now() - feed.lag().as_secs_f64());
-            if wait <= 0.0 {
-                #[expect(clippy::cast_possible_truncation, reason = "at most `window`, which `take` sees to")]
-                let more = (-wait / f64::from(self.interval)).floor() as i64;
-                let count = usize::try_from(more).unwrap_or(0).saturating_add(1);
-                let count = count.min(self.shared.options.window.max(1)).min(room);
-                return std::iter::successors(Some(next), |end| end.checked_add(interval))
-                    .take(count)
-                    .collect();
-            }
-            let wait = Duration::try_from_secs_f64(wait)
-                .unwrap_or(LONGEST_SLEEP)
-                .min(LONGEST_SLEEP);
-            // `from` may move past what this waits for.
-            let _ = tokio::time::timeout(wait, self.book.moved.notified()).await;
         }
+    }
+
+    fn due_now(&self, feed: &Arc<Feed>) -> Due {
+        let interval = i64::from(self.interval);
+        let (next, room) = {
+            let pages = self.book.pages();
+            (
+                pages.next_end(interval),
+                self.shared.options.kept.saturating_sub(pages.intervals.len()),
+            )
+        };
+        if room == 0 {
+            return Due::WithRoom;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "unix seconds are far below 2^53")]
+        let wait = next as f64 - (now() - feed.lag().as_secs_f64());
+        if wait > 0.0 {
+            let wait = Duration::try_from_secs_f64(wait).unwrap_or(LONGEST_SLEEP);
+            return Due::In(wait.min(LONGEST_SLEEP));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most `window`, which `take` sees to")]
+        let more = (-wait / f64::from(self.interval)).floor() as i64;
+        let count = usize::try_from(more).unwrap_or(0).saturating_add(1);
+        let count = count.min(self.shared.options.window.max(1)).min(room);
+        let ends = std::iter::successors(Some(next), |end| end.checked_add(interval)).take(count);
+        Due::Now(ends.collect())
     }
 
     fn write(&self, ends: &[i64], read: Vec<Vec<Observation>>) {

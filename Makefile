@@ -117,7 +117,8 @@ fuzz: ## fuzz each parser with 1,000,000 inputs and decisions with 20,000 hostil
 mutants: $(mutants) ## change the core in small ways, one at a time, to see that a test fails (hours); FILE=operator/core/src/side.rs or SHARD=1/8
 	@echo "mutants: each change is built and tested, nearly 2,000 in all; the result is in target/mutants/mutants.out"
 	@mkdir -p target/mutants
-	CARGO_TARGET_DIR="$(abspath target/mutants/build)" $(mutants) mutants --package stepgate-core --output target/mutants --jobs 1 \
+	CARGO_TARGET_DIR="$(abspath target/mutants/build)" CARGO_PROFILE_DEV_DEBUG=0 \
+	  $(mutants) mutants --package stepgate-core --output target/mutants --jobs 1 -C=--config=profile.dev.package.stepgate-core.opt-level=0 \
 	  $(if $(FILE),--file $(FILE)) $(if $(SHARD),--shard $(SHARD)) \
 	  -- $(or $(TESTS),--lib --test next --test vectors) -- --skip exhaustive --skip invariants $(if $(ALL_TESTS),,--skip behaviour --skip crashes)
 

@@ -226,7 +226,8 @@ impl Range {
             left: 0,
             timeline: String::new(),
         };
-        if let Err(error) = self.live(&plan, oracle.as_ref(), bug, &mut outcome).await {
+        // On the heap: many of these are one future of a test, whose thread has a small stack.
+        if let Err(error) = Box::pin(self.live(&plan, oracle.as_ref(), bug, &mut outcome)).await {
             outcome.wrong.push(format!("{error:#}"));
         }
         outcome.took = began.elapsed();
@@ -247,7 +248,7 @@ impl Range {
             let task = tokio::spawn(Saboteur::new(client, &namespace, bug).act(Arc::clone(&tap)));
             AbortOnDrop(task)
         });
-        let followed = self.follow(plan, &tap, &source, (&namespace, &served.url), oracle, bug, outcome);
+        let followed = Box::pin(self.follow(plan, &tap, &source, (&namespace, &served.url), oracle, bug, outcome));
         let lived = timeout(BOUND, followed)
             .await
             .unwrap_or_else(|_| Err(anyhow::anyhow!("it did not end within {} s", BOUND.as_secs())));

@@ -105,6 +105,7 @@ fn take_over(input: &Input<'_>, run: &Run, found: &Found) -> Run {
         }
         .first_evidence();
         *since(&mut run.state) = input.now;
+        waits(&mut run).for_each(|since| *since = input.now);
         begin_anew(&first, input.now, &mut run);
     } else {
         for since in waits(&mut run) {
@@ -149,21 +150,12 @@ fn waits(run: &mut Run) -> impl Iterator<Item = &mut Timestamp> {
     since.into_iter().chain(others.into_iter().flatten())
 }
 
-/// Every other time of a run that something hangs on. What speaks against the version is kept.
+/// Counting begins now. What speaks against the version is kept.
 fn begin_anew(first: &Evidence, now: Timestamp, run: &mut Run) {
     if let Some(force) = &mut run.in_force {
         force.since = now;
         force.grown = force.grown.map(|_| now);
         run.evidence.through = first.through;
-    }
-    if let RunState::Retreated {
-        well_since: Some(well), ..
-    } = &mut run.state
-    {
-        *well = now;
-    }
-    for since in [&mut run.bare_since, &mut run.no_data_since].into_iter().flatten() {
-        *since = now;
     }
     run.refreshed = now;
 }

@@ -19,7 +19,7 @@ use crate::source::reply::{self, Sample};
 use crate::telemetry::Metrics;
 
 /// Questions in one query at most.
-pub(super) const LARGEST: usize = 50;
+const LARGEST: usize = 50;
 /// So many queries may find out which question spoils a batch: enough for three among fifty.
 const BUDGET: usize = 40;
 /// For so long a question that spoilt a batch is asked by itself.

@@ -321,19 +321,21 @@ fn a_bad_share_near_the_max_is_said_to_be_beyond_telling() {
     assert!(judgement.verdict.to_string().contains("too near the max"));
 }
 
+/// Error exits and pod-hours of both versions, and nothing else.
+fn restarted(canary: u32, canary_hours: f64, stable: u32, stable_hours: f64) -> Verdict {
+    let restarts = Restarts {
+        canary_error_exits: canary,
+        canary_pod_hours: canary_hours,
+        stable_error_exits: stable,
+        stable_pod_hours: stable_hours,
+    };
+    judge(&start(), &[], &settings(), &at(10), Some(restarts)).verdict
+}
+
 #[test]
 fn the_restarts_of_containers_fail_from_two_on_and_above_stables_rate() {
-    let restarts = |canary, canary_hours, stable, stable_hours| {
-        let restarts = Restarts {
-            canary_error_exits: canary,
-            canary_pod_hours: canary_hours,
-            stable_error_exits: stable,
-            stable_pod_hours: stable_hours,
-        };
-        judge(&start(), &[], &settings(), &at(10), Some(restarts))
-            .verdict
-            .reason()
-    };
+    let restarts =
+        |canary, canary_hours, stable, stable_hours| restarted(canary, canary_hours, stable, stable_hours).reason();
     assert_eq!(restarts(2, 0.1, 0, 1.0), "Restarts");
     assert_eq!(restarts(2, 0.0, 0, 0.0), "Restarts");
     assert_eq!(restarts(1, 0.1, 0, 1.0), "InsufficientTraffic");

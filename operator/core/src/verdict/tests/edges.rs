@@ -110,22 +110,14 @@ fn stable_is_worse_only_where_the_canary_is_not_above_it() {
 
 #[test]
 fn container_exits_are_held_against_the_time_that_pods_ran() {
-    let with = |canary, canary_hours, stable, stable_hours| {
-        let restarts = Restarts {
-            canary_error_exits: canary,
-            canary_pod_hours: canary_hours,
-            stable_error_exits: stable,
-            stable_pod_hours: stable_hours,
-        };
-        let judgement = judge(&start(), &[], &settings(), &at(10), Some(restarts));
-        match judgement.verdict {
-            Verdict::Fail(Rule::Restarts {
-                canary_rate,
-                stable_rate,
-                ..
-            }) => Some((canary_rate, stable_rate)),
-            _ => None,
-        }
+    let with = |canary, canary_hours, stable, stable_hours| match restarted(canary, canary_hours, stable, stable_hours)
+    {
+        Verdict::Fail(Rule::Restarts {
+            canary_rate,
+            stable_rate,
+            ..
+        }) => Some((canary_rate, stable_rate)),
+        _ => None,
     };
     assert_eq!(with(2, 4.0, 1, 1.0), None);
     assert_eq!(with(2, 1.0, 20, 10.0), None);

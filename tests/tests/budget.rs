@@ -66,7 +66,7 @@ async fn whole_rollout(scene: &Scene) -> Result<()> {
     let requests = scene.requests(&audit)?;
     let watches = count(&requests, |request| request.verb == "watch");
     let asked: Vec<Request> = requests.into_iter().filter(|request| request.verb != "watch").collect();
-    let conflicts = count(&asked, |request| matches!(code(request), 409 | 422));
+    let conflicts = count(&asked, |request| matches!(request.code(), 409 | 422));
     let events = count(&asked, is_event);
     let writes = count(&asked, |request| request.is_write() && !is_event(request));
     // One refresh a minute and one repetition for each conflict stand apart.
@@ -157,10 +157,6 @@ fn is_event(request: &Request) -> bool {
         .is_some_and(|target| target.resource == "events")
 }
 
-fn code(request: &Request) -> u16 {
-    request.response_status.as_ref().map_or(0, |answer| answer.code)
-}
-
 /// One line for each request, for a failed test.
 fn in_order(requests: &[Request]) -> String {
     let lines: Vec<String> = requests
@@ -170,7 +166,7 @@ fn in_order(requests: &[Request]) -> String {
                 "{} {} {} {}\n",
                 request.received,
                 request.what(),
-                code(request),
+                request.code(),
                 request.uri
             )
         })

@@ -161,27 +161,11 @@ async fn a_whole_route_set_back_every_five_seconds_is_a_pause_with_stable_servin
         ensure!(after.get("spec") == written.get("spec"), "{after}");
         let made = rounds.made();
         rounds.end(4)?;
-        taken_off(&storm.busy)?;
+        storm.busy.excuse_removals()?;
         Ok(made)
     })
     .await
     .map(drop)
-}
-
-/// Each time that the tool took the canary off the route under its traffic: the gateway forgets the canary before it forgets to send to it,
-/// and answers 503 itself. Stepgate writes nothing within the second.
-fn taken_off(busy: &Busy) -> Result<()> {
-    let moments = busy.witness.moments();
-    for pair in moments.windows(2) {
-        if let [before, after] = pair
-            && before.canary_share > 0
-            && !after.refers_to_canary
-        {
-            let until = after.at.checked_add(SECOND)?;
-            busy.lost_pods(after.at, until);
-        }
-    }
-    Ok(())
 }
 
 /// The one of several versions that is bad.

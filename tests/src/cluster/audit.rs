@@ -76,6 +76,11 @@ impl Request {
         !matches!(self.verb.as_str(), "get" | "list" | "watch")
     }
 
+    /// The code of the answer; 0 where there was none.
+    pub fn code(&self) -> u16 {
+        self.response_status.as_ref().map_or(0, |answer| answer.code)
+    }
+
     /// `patch deployments/status`: verb and resource, for a table.
     pub fn what(&self) -> String {
         let target = self.object_ref.as_ref();

@@ -2,8 +2,8 @@
 //!
 //! A failure is a bad version's where the version made it on purpose (`x-injected`). It is a killed pod's where the gateway itself answered,
 //! or nobody did (a pod's address is gone with it), or a pod that had more than it carries, and the request was due between the kill and
-//! the moment when the Services that are sent traffic had all their pods again, or no traffic any more. Every other failure is foreign:
-//! Stepgate's own.
+//! the moment when the Services that are sent traffic had all their pods again, or no traffic any more. Somebody else who takes the canary off
+//! the route under its traffic kills its pods as far as clients can tell. Every other failure is foreign: Stepgate's own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PLACES: usize = 4;
 /// The longest that a request which a killed pod took with it may have been under way before.
 const UNDER_WAY: Duration = Duration::from_secs(1);
+/// How long after the API server has an object the gateway may still not know of it.
+pub(super) const GATEWAY_LAG: Duration = Duration::from_secs(1);
 
 static FREE: Semaphore = Semaphore::const_new(PLACES);
 
@@ -130,6 +132,21 @@ impl Busy {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push((from, to));
+    }
+
+    /// Notes each time that somebody else took the canary off the route under its traffic: the gateway forgets the canary before it forgets to
+    /// send to it, and answers 503 itself. A removal by Stepgate changes the run's mark with it, and is no excuse.
+    pub fn excuse_removals(&self) -> Result<()> {
+        for pair in self.witness.moments().windows(2) {
+            if let [before, after] = pair
+                && before.canary_share > 0
+                && !after.refers_to_canary
+                && before.mark == after.mark
+            {
+                self.lost_pods(after.at, after.at.checked_add(GATEWAY_LAG)?);
+            }
+        }
+        Ok(())
     }
 
     /// Ends the traffic and counts; where the play failed or a failure is foreign, prints everything and errors.

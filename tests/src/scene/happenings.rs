@@ -15,7 +15,7 @@ use stepgate_crds::status::{Outcome, Phase, RunState};
 use stepgate_crds::{RolloutStatus, Verb};
 use tokio::time::sleep;
 
-use super::busy::{Busy, RATE};
+use super::busy::{Busy, GATEWAY_LAG, RATE};
 use super::witness::{CANARY, Moment};
 use crate::record::status_line;
 use crate::shop::{self, NAME};
@@ -23,8 +23,6 @@ use crate::until::{Seen, until};
 
 /// How long anything may take.
 pub const BOUND: Duration = Duration::from_mins(2);
-/// How long after the API server has a ready pod the gateway may still not know of it.
-const GATEWAY_LAG: Duration = Duration::from_secs(1);
 /// Within this the route is written after whatever sends a run back.
 pub const FIRST_WRITE: Duration = Duration::from_secs(2);
 

@@ -139,12 +139,12 @@ fn steady(input: &Input<'_>, status: RolloutStatus, said: &Said) -> Plan {
         status.stable.as_ref().map(|stable| stable.template.clone()),
         status.failed.as_ref().map(|failed| failed.template.clone()),
     ];
-    let old: Vec<Effect> = input
+    let mut old = left_behind(input);
+    let forgotten = input
         .templates
         .iter()
-        .filter(|(name, _)| !kept.iter().flatten().any(|kept| kept == *name))
-        .map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid))
-        .collect();
+        .filter(|(name, _)| !kept.iter().flatten().any(|kept| kept == *name));
+    old.extend(forgotten.map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid)));
     // As long as that is refused nothing else is said: the two would take turns.
     if !old.is_empty() && input.refused.is_some() {
         return Plan::Act(old);
@@ -153,6 +153,24 @@ fn steady(input: &Input<'_>, status: RolloutStatus, said: &Said) -> Plan {
         Plan::Wait(_) if !old.is_empty() => Plan::Act(old),
         other => other,
     }
+}
+
+/// The canary of a run that has ended, where the request that made it took effect only after that: no route refers to it, and a run that has
+/// ended never comes back.
+fn left_behind(input: &Input<'_>) -> Vec<Effect> {
+    let has_ended = |run: Option<&String>| {
+        let mut past = input.rollout.status.history.iter();
+        run.is_some_and(|run| past.any(|past| past.run == *run))
+    };
+    let canary = input.canary.get();
+    let canary = canary.filter(|canary| canary.rollout.is_none() && has_ended(canary.run.as_ref()));
+    let service = input.canary_service.get();
+    let service = service.filter(|service| has_ended(service.run.as_ref()));
+    canary
+        .map(|canary| Effect::delete(Kind::Deployment, &canary.name, &canary.uid))
+        .into_iter()
+        .chain(service.map(|service| Effect::delete(Kind::Service, &service.name, &service.uid)))
+        .collect()
 }
 
 /// Nothing can be managed as things are: say why, and look again soon, for not all of it is watched.

@@ -173,7 +173,9 @@ pub(super) fn ensure_few_writes(scene: &Scene, since: &Mark, most: usize) -> Res
             .as_ref()
             .is_some_and(|target| target.resource == "deployments" && target.name == NAME)
     });
-    let refused = writes.extract_if(.., |request| !(200..300).contains(&request.code())).count();
+    let refused = writes
+        .extract_if(.., |request| !(200..300).contains(&request.code()))
+        .count();
     ensure!(
         refused <= REFUSED,
         "{refused} writes to the Deployment were refused: {writes:?}"

@@ -62,13 +62,11 @@ pub(super) fn let_go(input: &Input<'_>) -> Plan {
         });
     }
     // Also where it is suspended: without the finalizer nobody would clear them away should it be deleted then.
-    if !input.templates.is_empty() {
-        let recorded = input.templates.iter();
-        return Plan::Act(
-            recorded
-                .map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid))
-                .collect(),
-        );
+    let mut ours = super::left_behind(input);
+    let recorded = input.templates.iter();
+    ours.extend(recorded.map(|(name, template)| Effect::delete(Kind::PodTemplate, name, &template.uid)));
+    if !ours.is_empty() {
+        return Plan::Act(ours);
     }
     let finalizers: Vec<&String> = input
         .rollout

@@ -177,3 +177,38 @@ fn what_is_refused_at_rest_is_said_once_and_tried_again() {
     // Said, and from now on only tried: a status that took turns with it would be written without end.
     assert_eq!(moment.acts().len(), 1);
 }
+
+/// Requests of a run that came to the API server so late that the run has ended since: nobody else would remove what they made.
+#[test]
+fn a_canary_that_was_made_after_its_run_had_ended_is_cleared_away() {
+    let canary = world().at_step(1).0;
+    let failed = world().in_phase(Phase::Failed);
+    let run = failed.0.rollout.status.history[0].run.clone();
+    let late = |run: &str| {
+        failed.clone().with(|seen| {
+            seen.canary = canary.canary.clone();
+            seen.canary_service = canary.canary_service.clone();
+            if let (Seen::At(canary), Seen::At(service)) = (&mut seen.canary, &mut seen.canary_service) {
+                canary.run = Some(run.to_owned());
+                service.run = Some(run.to_owned());
+            }
+        })
+    };
+    let goes = [Kind::Deployment, Kind::Service];
+    let acts = late(&run).acts();
+    assert_eq!(acts.iter().map(|effect| effect.kind).collect::<Vec<_>>(), goes);
+    assert!(acts.iter().all(
+        |effect| effect.name == "checkout-canary" && matches!(&effect.act, Act::Delete { uid } if !uid.is_empty())
+    ));
+    // So does it where the Rollout is deleted, before its finalizer goes.
+    let mut leaving = late(&run);
+    leaving.0.rollout.deleting = true;
+    leaving.0.rollout.finalizer = true;
+    let acts = leaving.with_workload(|workload| workload.rollout = None).acts();
+    assert!(
+        goes.iter().all(|kind| acts.iter().any(|effect| effect.kind == *kind)),
+        "{acts:?}"
+    );
+    // Of a run that this status knows nothing of nobody can tell whether it has ended.
+    late("another-9").waits();
+}

@@ -75,13 +75,8 @@ pub struct CountQuery {
 }
 
 impl CountQuery {
-    /// The PromQL for both versions over (t − interval, t], to be evaluated at t; its series are those of [`Series`].
-    ///
-    /// For each count: the increase of every series that was there one interval earlier and did not fall; and the whole value of a series
-    /// that is new or was reset, where its target answered a scrape one interval earlier. (`up` is 0 after a failed scrape, and the series
-    /// are gone until the next: without `== 1` a target that comes back would be counted with its whole history.) Counts of adjacent
-    /// intervals add up to the count of the whole. A bad count without series is left out of the reply, and means 0 where the requests are
-    /// there.
+    /// The PromQL for both versions over (t − interval, t], to be evaluated at t; its series are those of [`Series`], each a sum of
+    /// [`increase`]. A bad count without series is left out of the reply, and means 0 where the requests are there.
     #[must_use]
     pub fn promql(&self, interval_seconds: u32) -> String {
         let (canary_bad, stable_bad) = if self.within {
@@ -89,7 +84,6 @@ impl CountQuery {
         } else {
             (Series::CanaryBad, Series::StableBad)
         };
-        let targets = self.targets.join(", ");
         let counts = [
             (Series::CanaryRequests, &self.canary_requests),
             (canary_bad, &self.canary_bad),
@@ -98,12 +92,25 @@ impl CountQuery {
         ]
         .map(|(series, selector)| {
             let label = series.label();
-            format!(
-                "label_replace(sum(((({selector}) - ({selector} offset {interval_seconds}s)) >= 0) \
-                 or ({selector} and on ({targets}) (up offset {interval_seconds}s == 1))), \
-                 \"{SERIES_LABEL}\", \"{label}\", \"\", \"\")"
-            )
+            let counted = increase(selector, &self.targets, interval_seconds);
+            format!("label_replace(sum({counted}), \"{SERIES_LABEL}\", \"{label}\", \"\", \"\")")
         });
         counts.join("\nor\n")
     }
+}
+
+/// How much each counter that `selector` selects has counted over (t − interval, t]; `targets` are the labels that it shares with its
+/// target's `up`.
+///
+/// The increase of every series that was there one interval earlier and did not fall; and the whole value of a series that is new or was
+/// reset, where its target answered a scrape one interval earlier. (`up` is 0 after a failed scrape, and the series are gone until the next:
+/// without `== 1` a target that comes back would be counted with its whole history.) Counts of adjacent intervals add up to the count of the
+/// whole.
+#[must_use]
+pub fn increase(selector: &str, targets: &[String], interval_seconds: u32) -> String {
+    let targets = targets.join(", ");
+    format!(
+        "((({selector}) - ({selector} offset {interval_seconds}s)) >= 0) \
+         or ({selector} and on ({targets}) (up offset {interval_seconds}s == 1))"
+    )
 }

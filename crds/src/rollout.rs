@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     provider::ProviderName,
     status::RolloutStatus,
-    units::{Share, Span},
+    units::{Max, Share, Span},
 };
 
 /// How a Deployment's new versions go out: in which steps of traffic, and judged by what.
@@ -168,7 +168,7 @@ pub struct Step {
 pub struct StepAnalysis {
     /// The share of requests that may fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_rate: Option<ErrorRate>,
+    pub error_rate: Option<StepErrorRate>,
     /// The share of requests that may be slow; the threshold is that of the Rollout's analysis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<StepLatency>,
@@ -178,6 +178,15 @@ pub struct StepAnalysis {
     /// What follows where there are no data for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_no_data: Option<OnNoData>,
+}
+
+/// How many requests may fail at one step.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct StepErrorRate {
+    /// The tolerated share of bad requests, above 0% and at most 50%.
+    #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
+    pub max: Share,
 }
 
 /// How many requests may be slow at one step.
@@ -282,9 +291,10 @@ pub struct Analysis {
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorRate {
-    /// The tolerated share of bad requests, above 0% and at most 50%. Default: 1%.
-    #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
-    pub max: Share,
+    /// The tolerated share of bad requests, above 0% and at most 50%, or `auto`: 1.5 times the share that stable had in the hours before
+    /// the run, and at least half a point more than it; 1% where it had fewer than 1,000 requests in a day. Default: 1%.
+    #[x_kube(validation = Rule::new("self == 'auto' || (double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0)").message("max must be auto, or above 0% and at most 50%"))]
+    pub max: Max,
 }
 
 /// How many requests may be slow.

@@ -17,6 +17,9 @@ pub enum UnitError {
     /// Not a share.
     #[error("`{0}` is no share: write a number from 0 to 100 with a percent sign, such as 1% or 0.5%")]
     Share(String),
+    /// Neither a share nor `auto`.
+    #[error("`{0}` is no max: write a share such as 1%, or auto for one that is made of stable's own history")]
+    Max(String),
 }
 
 /// A span of time with millisecond resolution, never negative. Written as whole numbers with the units `ms`, `s`, `m`, `h`.
@@ -150,6 +153,48 @@ impl fmt::Display for Share {
     }
 }
 
+/// The most that is tolerated: a share, or `auto` where it is made of what stable did before the run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Max {
+    /// From stable's history.
+    Auto,
+    /// So much.
+    Share(Share),
+}
+
+impl Max {
+    /// The share, where it says one.
+    pub fn share(self) -> Option<Share> {
+        match self {
+            Self::Auto => None,
+            Self::Share(share) => Some(share),
+        }
+    }
+}
+
+impl FromStr for Max {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            text => text
+                .parse()
+                .map(Self::Share)
+                .map_err(|_| UnitError::Max(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Max {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Share(share) => share.fmt(f),
+        }
+    }
+}
+
 /// A point in time with millisecond resolution, written in RFC 3339.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -235,6 +280,7 @@ macro_rules! as_string {
 }
 
 as_string!(Span, "Span", {"type": "string", "maxLength": 32, "pattern": "^([0-9]{1,6}(ms|s|m|h))+$"});
+as_string!(Max, "Max", {"type": "string", "maxLength": 16, "pattern": "^(auto|[0-9]{1,3}(\\.[0-9]{1,6})?%)$"});
 as_string!(Share, "Share", {"type": "string", "maxLength": 16, "pattern": "^[0-9]{1,3}(\\.[0-9]{1,6})?%$"});
 as_string!(Timestamp, "Timestamp", {"type": "string", "format": "date-time"});
 
@@ -262,9 +308,11 @@ mod tests {
         assert!(("0.5%".parse::<Share>().unwrap().get() - 0.005).abs() < 1e-12);
         for text in ["7%", "0.5%", "100%", "0.000001%"] {
             assert_eq!(text.parse::<Share>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<Max>().unwrap().to_string(), text);
         }
         for text in ["", "%", "1", "-1%", "101%", "1e1%", "NaN%", "inf%"] {
             assert!(text.parse::<Share>().is_err(), "{text}");
+            assert!(text.parse::<Max>().is_err(), "{text}");
         }
     }
 

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use stepgate_core::state::interval_seconds;
 use stepgate_core::verdict::meaning;
-use stepgate_crds::status::{MetricReport, Past, Phase, Run, RunState};
+use stepgate_crds::status::{MetricReport, Past, Phase, Run, RunSpec, RunState};
 use stepgate_crds::units::{Span, Timestamp};
 use stepgate_crds::{Rollout, RolloutStatus};
 
@@ -140,9 +140,38 @@ fn metrics(run: &Run) -> String {
     }
     let blocks: String = run.metrics.iter().map(|metric| block(metric, run)).collect();
     format!(
-        "{blocks}\nEvidence is a natural logarithm. It is divided by φ = {}, and so are the counts of the intervals.\n",
-        run.spec.phi
+        "{blocks}\nEvidence is a natural logarithm. It is divided by φ = {}, and so are the counts of the intervals.\n{}",
+        run.spec.phi,
+        baseline(&run.spec)
     )
+}
+
+/// Where φ, and the max of `max: auto`, come from.
+fn baseline(spec: &RunSpec) -> String {
+    let max = spec.auto_max.then(|| format!("max: auto is {}", spec.max_error_rate));
+    match (&spec.baseline, &spec.no_baseline) {
+        (Some(known), why) => {
+            let phi = (known.pods >= 2).then(|| format!("φ is of its {} pods", known.pods));
+            let made: Vec<String> = phi.into_iter().chain(max).collect();
+            let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            format!(
+                "Before the run stable had {} requests in {} h, {} of them bad: {}{why}.\n",
+                grouped(known.requests),
+                known.hours,
+                grouped(known.bad),
+                if made.is_empty() {
+                    "φ is the default".to_owned()
+                } else {
+                    made.join(", ")
+                },
+            )
+        }
+        (None, Some(why)) => {
+            let max = max.map(|max| format!(", {max}")).unwrap_or_default();
+            format!("What stable did before the run is not known ({why}): φ is the default{max}.\n")
+        }
+        (None, None) => String::new(),
+    }
 }
 
 /// One metric.

@@ -9,8 +9,8 @@ use serde_json::Value;
 use stepgate_core::{
     canary,
     input::{
-        ClaimView, OwnedView, ReplicaSetView, RolloutView, RouteView, Seen, ServicePolicyView, SourceHealth, Survey,
-        TemplateView, VolumeClaimView, WorkloadView,
+        Before, ClaimView, OwnedView, ReplicaSetView, RolloutView, RouteView, Seen, ServicePolicyView, SourceHealth,
+        Survey, TemplateView, VolumeClaimView, WorkloadView,
     },
     preflight, state,
     verdict::{DataError, Interval, Restarts},
@@ -32,7 +32,7 @@ use crate::{
         WholeTemplate,
     },
     provider::{Provider, Providers, Query},
-    source::sampler::{self, Sampler, Want},
+    source::sampler::{self, BaselineWant, Sampler, Want},
     world::World,
 };
 
@@ -71,6 +71,8 @@ pub struct Observed {
     pub samples: Vec<Interval>,
     /// What they are asked for by, one for each metric.
     pub queries: Vec<Option<CountQuery>>,
+    /// What stable did before the run.
+    pub baseline: Before,
     /// The metrics source.
     pub source: SourceHealth,
 }
@@ -139,6 +141,7 @@ impl Observer {
             canary_youngest: self.canary_youngest(&view),
             samples,
             queries,
+            baseline: self.baseline(&view),
             source,
             workload,
             canary: canary.map_or(Seen::Absent, |canary| Seen::At(canary.view.clone())),
@@ -293,12 +296,7 @@ impl Observer {
         let Some(window) = state::window(rollout) else {
             return (Vec::new(), Vec::new(), SourceHealth::Untried);
         };
-        let key = sampler::Key {
-            namespace: rollout.namespace.clone(),
-            name: rollout.name.clone(),
-            uid: rollout.uid.clone(),
-            run: window.run.clone(),
-        };
+        let key = key(rollout, &window.run);
         let want = self
             .providers
             .named(window.provider.as_str())
@@ -320,6 +318,19 @@ impl Observer {
                     why,
                 },
             ),
+        }
+    }
+
+    /// What stable did before the run, where that is still to be told.
+    fn baseline(&self, rollout: &RolloutView) -> Before {
+        let Some(window) = state::baseline_window(rollout) else {
+            return Before::Untold;
+        };
+        let provider = self.providers.named(window.provider.as_str());
+        match provider.and_then(|provider| BaselineWant::of(&window, provider)) {
+            Ok(Some(want)) => self.sampler.baseline(&key(rollout, &window.run), want),
+            Ok(None) => Before::Untold,
+            Err(why) => Before::Unreadable(why.to_string()),
         }
     }
 
@@ -392,6 +403,16 @@ fn totals<'p>(pods: impl Iterator<Item = &'p Pod>) -> (u32, f64) {
 }
 
 /// A command as it was written, or what is wrong with it.
+/// What the readings of a run are known by.
+fn key(rollout: &RolloutView, run: &str) -> sampler::Key {
+    sampler::Key {
+        namespace: rollout.namespace.clone(),
+        name: rollout.name.clone(),
+        uid: rollout.uid.clone(),
+        run: run.to_owned(),
+    }
+}
+
 fn command(text: &str) -> Result<Command, String> {
     let command = serde_json::from_str::<Command>(text).map_err(|error| error.to_string())?;
     if command.nonce.len() > LONGEST_WORD || command.run.len() > LONGEST_WORD {

@@ -22,7 +22,7 @@ pub use histogram::Histogram;
 
 pub use folder::Providers;
 pub use stepgate_core::input::{Arms, Measure};
-pub use stepgate_crds::query::{SERIES_LABEL, Series};
+pub use stepgate_crds::query::{SERIES_LABEL, Series, increase};
 
 /// Kubernetes shortens a generated name's base to this many characters before it appends five random ones
 /// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
@@ -103,6 +103,37 @@ impl fmt::Display for Query {
 /// The matcher of every bucket.
 const ANY_LE: &str = "le=~\".+\"";
 
+/// One of the series of [`Provider::baseline`], over stable's pods: the fields of `Pods`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Their requests.
+    Requests,
+    /// The bad ones of them.
+    Bad,
+    /// How many of them had requests.
+    Serving,
+    /// The sum of x²/n, x bad ones of n requests.
+    Squares,
+}
+
+impl Of {
+    const ALL: [Self; 4] = [Self::Requests, Self::Bad, Self::Serving, Self::Squares];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Bad => "bad",
+            Self::Serving => "serving",
+            Self::Squares => "squares",
+        }
+    }
+
+    /// The series of a label value, `None` for any other text.
+    pub fn parse(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|of| of.label() == label)
+    }
+}
+
 /// What a provider's counters see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -167,6 +198,8 @@ pub struct Provider {
     /// Labels that a series shares with its target's `up`: by them the birth rule asks whether the target was there one interval earlier.
     #[serde(default)]
     pub target_labels: Vec<String>,
+    /// The label of stable's series that tells its pods apart; none where they do not: from several pods' counts φ is known.
+    pub pod_label: Option<String>,
     /// What it was written from: upstream sources and documentation.
     #[serde(default)]
     pub written_from: Vec<String>,
@@ -308,6 +341,7 @@ impl Provider {
             canary_deployment: "d".into(),
         };
         provider.query(&probe, 1, &Measure::Errors)?;
+        provider.baseline(&probe, 1, true)?;
         if provider.latency.is_some() {
             let threshold = Span::seconds(1);
             provider.query(&probe, 1, &Measure::Latency { threshold })?;
@@ -387,6 +421,40 @@ impl Provider {
                 })
             }
         }
+    }
+
+    /// The query for what stable did over (t − step, t], to be evaluated at each t; its series are those of [`Of`].
+    ///
+    /// None where it would tell nothing but sums, and `sums` are not asked for.
+    pub fn baseline(&self, arms: &Arms, step_seconds: u32, sums: bool) -> Result<Option<String>, ProviderError> {
+        if self.has_no_templates() || (self.pod_label.is_none() && !sums) {
+            return Ok(None);
+        }
+        let stable = self.fill(&self.arms.stable, arms, &[])?;
+        let by_pod = |template: &str| {
+            let selector = self.fill(template, arms, &[("arm", &stable)])?;
+            let counted = increase(&selector, &self.target_labels, step_seconds);
+            Ok(self.pod_label.as_ref().map_or_else(
+                || format!("sum({counted})"),
+                |label| format!("sum by ({label}) ({counted})"),
+            ))
+        };
+        let (requests, bad) = (by_pod(&self.requests)?, by_pod(&self.bad)?);
+        let mut series = vec![
+            (Of::Requests, format!("sum({requests})")),
+            (Of::Bad, format!("sum({bad})")),
+        ];
+        if self.pod_label.is_some() {
+            series.push((Of::Serving, format!("count({requests} > 0)")));
+            series.push((Of::Squares, format!("sum(({bad}) ^ 2 / ({requests} > 0))")));
+        }
+        let labelled = series.into_iter().map(|(of, expression)| {
+            format!(
+                "label_replace({expression}, \"{SERIES_LABEL}\", \"{}\", \"\", \"\")",
+                of.label()
+            )
+        });
+        Ok(Some(labelled.collect::<Vec<_>>().join("\nor\n")))
     }
 
     /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, and before that for a regular expression where the

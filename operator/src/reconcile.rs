@@ -191,6 +191,7 @@ impl Reconciler {
                 canary_youngest: seen.canary_youngest,
                 samples: &seen.samples,
                 queries: &seen.queries,
+                baseline: &seen.baseline,
                 source: &seen.source,
                 no_hold: no_hold.as_deref(),
                 refused: refused.as_deref(),

@@ -18,6 +18,7 @@ use crate::provider::{QUESTION_LABEL, Query, Slow};
 use client::Connection;
 use reply::{Sample, Second};
 use reqwest::{Response, StatusCode, Url};
+use stepgate_core::verdict::dispersion::Pods;
 use stepgate_crds::units::Span;
 
 pub use error::{ErrorClass, SourceError};
@@ -124,6 +125,20 @@ impl MetricsSource {
         let replies = reply::split(self.ask("query", &parameters).await?, queries.len());
         let sample = |(query, data): (&&Query, reply::Data)| reply::instant(&data, end, second(query));
         Ok(queries.iter().zip(replies).map(sample).collect())
+    }
+
+    /// What stable's pods did in the intervals of `step` seconds that end from `first` to `last` (unix seconds), by
+    /// [`crate::provider::Provider::baseline`].
+    pub async fn pods(
+        &self,
+        expression: &str,
+        [first, last]: [i64; 2],
+        step: u32,
+    ) -> Result<Result<Vec<Pods>, reply::DataError>, SourceError> {
+        let (start, end, step) = (first.to_string(), last.to_string(), step.to_string());
+        let parameters = [("query", expression), ("start", &start), ("end", &end), ("step", &step)];
+        let data = self.ask("query_range", &parameters).await?;
+        Ok(reply::pods(&data))
     }
 
     /// The bucket boundaries that there are at a time, in the histogram's unit.

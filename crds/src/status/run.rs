@@ -104,6 +104,29 @@ pub struct RunSpec {
     pub warm_up: Span,
     /// The dispersion that evidence is divided by.
     pub phi: f64,
+    /// Whether `maxErrorRate` is to be made of stable's own history (`max: auto`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_max: bool,
+    /// What stable did before the run, where φ or `maxErrorRate` rest on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+    /// Why stable's history could not be read, and the defaults hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_baseline: Option<String>,
+}
+
+/// Stable's requests before a run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Baseline {
+    /// So many hours.
+    pub hours: i32,
+    /// Requests in them.
+    pub requests: i64,
+    /// Bad ones of them.
+    pub bad: i64,
+    /// The most pods that had requests at one time; 0 where the metrics do not tell pods apart.
+    pub pods: i32,
 }
 
 /// A managed rule as it was before the run.

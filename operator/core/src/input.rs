@@ -18,7 +18,7 @@ use stepgate_crds::{
 use crate::{
     limits::Limits,
     template::Digest,
-    verdict::{Interval, Restarts},
+    verdict::{Baseline, Interval, Restarts},
 };
 
 mod survey;
@@ -70,6 +70,8 @@ pub struct Input<'a> {
     pub samples: &'a [Interval],
     /// What the counts of each metric are asked for by, in the order of [`Interval::metrics`]; empty where there is no window.
     pub queries: &'a [Option<CountQuery>],
+    /// What stable did before the run.
+    pub baseline: &'a Before,
     /// Whether the metrics source answers.
     pub source: &'a SourceHealth,
     /// Why no Deployment would be held; none where the hold is in place.
@@ -303,6 +305,39 @@ pub enum SourceHealth {
         /// What it said.
         why: String,
     },
+}
+
+/// What is known of what stable did before the run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Before {
+    /// Nothing is to be known of it: nobody asks, or the metrics do not tell.
+    #[default]
+    Untold,
+    /// It is being read.
+    Awaited,
+    /// It could not be read, and why.
+    Unreadable(String),
+    /// It is known.
+    Known(Baseline),
+}
+
+/// Of what time stable's history is wanted: the hours before `until`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BaselineWindow {
+    /// The run it is for.
+    pub run: String,
+    /// In Unix seconds: when the run began.
+    pub until: i64,
+    /// The length of an interval of the run in seconds.
+    pub interval: u32,
+    /// The metrics source.
+    pub source: String,
+    /// The set of queries.
+    pub provider: ProviderName,
+    /// What tells stable's requests from others.
+    pub arms: Arms,
+    /// Whether it is wanted even where the metrics do not tell stable's pods apart.
+    pub share: bool,
 }
 
 /// Which counts are wanted: the shell reads them on the grid, from `from` on.

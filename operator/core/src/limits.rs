@@ -53,6 +53,8 @@ pub struct Limits {
     pub advance_requests: u64,
     /// How often in an hour a template may be put into the user's Deployment.
     pub mends: usize,
+    /// How long a run whose pods are ready waits for stable's history.
+    pub baseline: Span,
     /// The dispersion that evidence is divided by where stable's history does not tell it.
     pub phi: f64,
     /// The tolerated share of bad requests, where the Rollout does not say.
@@ -88,6 +90,7 @@ impl Default for Limits {
             advance_requests: 50,
             brake_memory: Span::seconds(600),
             mends: 3,
+            baseline: Span::seconds(15),
             phi: 2.0,
             max_error_rate: 0.01,
             ladder: vec![10, 30, 50, 100],

@@ -2,6 +2,7 @@
 //!
 //! What all of them share stands here: the run as it would be committed next, what the counts say, and the ways to end a run.
 
+mod baseline;
 pub mod draining;
 mod drift;
 mod metrics;
@@ -21,13 +22,13 @@ use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
     rollout::{Step, StepAnalysis},
-    status::{Cause, Found, InForce, Note, Outcome, Phase, Retreat, Run, RunState},
+    status::{Cause, Found, InForce, Note, Outcome, Phase, Retreat, Run, RunState, Stable},
     units::{Share, Span, Timestamp},
 };
 
 use crate::{
     canary,
-    input::{Arms, Input, Measure, RolloutView, Seen, SourceHealth, Window},
+    input::{Arms, BaselineWindow, Input, Measure, RolloutView, Seen, SourceHealth, Window},
     plan::{Plan, Wake},
     report::{self, Said},
     side::{self, Side},
@@ -380,16 +381,35 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
                 threshold: latency.threshold,
             }))
             .collect(),
-        arms: Arms {
-            namespace: rollout.namespace.clone(),
-            stable_service: found.stable_service.clone(),
-            canary_service: found.canary_service.clone(),
-            port: found.port,
-            routes: rollout.routes().iter().map(|route| route.name.clone()).collect(),
-            stable_replica_set: stable.replica_set.clone(),
-            canary_deployment: canary::name(&rollout.spec.workload.name),
-        },
+        arms: arms(rollout, found, stable),
     })
+}
+
+/// Which of stable's history a run is still to be told; none once its first weight is intended.
+pub fn baseline_window(rollout: &RolloutView) -> Option<BaselineWindow> {
+    let status = &rollout.status;
+    let (run, found, stable) = (status.run.as_ref()?, status.found.as_ref()?, status.stable.as_ref()?);
+    matches!(run.state, RunState::Preparing { .. }).then(|| BaselineWindow {
+        run: run.id.clone(),
+        until: run.started.as_millis().div_euclid(1_000),
+        interval: interval_seconds(run.spec.interval),
+        source: run.spec.source.clone(),
+        provider: found.provider.clone(),
+        arms: arms(rollout, found, stable),
+        share: run.spec.auto_max,
+    })
+}
+
+fn arms(rollout: &RolloutView, found: &Found, stable: &Stable) -> Arms {
+    Arms {
+        namespace: rollout.namespace.clone(),
+        stable_service: found.stable_service.clone(),
+        canary_service: found.canary_service.clone(),
+        port: found.port,
+        routes: rollout.routes().iter().map(|route| route.name.clone()).collect(),
+        stable_replica_set: stable.replica_set.clone(),
+        canary_deployment: canary::name(&rollout.spec.workload.name),
+    }
 }
 
 /// Whether there are counts to read that nobody has asked for yet: after a change of leader what is known is of before it, and nothing goes

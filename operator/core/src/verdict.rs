@@ -4,6 +4,7 @@
 //! the evidence (a commit anywhere between two intervals changes nothing) and decides once, on the last. The method, its parameters and
 //! its expected figures are in `docs/analysis.md`. It never decides about bake, approval or deadlines: that is its caller's.
 
+pub mod baseline;
 mod decide;
 pub mod dispersion;
 pub mod eprocess;
@@ -23,6 +24,7 @@ mod tests;
 
 use stepgate_crds::evidence::Evidence;
 
+pub use baseline::Baseline;
 pub use explain::MetricExplanation;
 pub use forecast::Missing;
 pub use interval::Ratio;

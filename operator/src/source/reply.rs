@@ -5,14 +5,17 @@
 //! rule: where there are requests, no series of bad ones means that there were none. Slow ones are no such series: they are the requests
 //! that no bucket up to the threshold has, and without that bucket they are not known.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 
+use stepgate_core::verdict::dispersion::Pods;
 use stepgate_core::verdict::{Arm, Counts, Observation};
 use stepgate_crds::evidence::Trouble;
 
-use crate::provider::{QUESTION_LABEL, SERIES_LABEL, Series};
+use crate::provider::{Of, QUESTION_LABEL, SERIES_LABEL, Series};
 
 /// From here on an f64 does not hold every integer.
 const EXACT: f64 = 9_007_199_254_740_992.0;
@@ -314,6 +317,42 @@ pub fn range(data: &Data, ends: &[i64], second: Second) -> Vec<(i64, Sample)> {
             (*end, sample)
         })
         .collect()
+}
+
+/// What stable's pods did in each of a range query's intervals, oldest first; those without requests are left out.
+pub fn pods(data: &Data) -> Result<Vec<Pods>, DataError> {
+    let mut found: BTreeMap<i64, Pods> = BTreeMap::new();
+    for series in usable(data, "matrix")? {
+        let label = series
+            .get("metric")
+            .and_then(|metric| metric.get(SERIES_LABEL)?.as_str());
+        let of = label.and_then(Of::parse).ok_or(DataError::UnknownSeries)?;
+        let values = series
+            .get("values")
+            .and_then(Value::as_array)
+            .ok_or(DataError::WrongType)?;
+        for value in values {
+            let (time, Some(number)) = point(value).ok_or(DataError::WrongType)? else {
+                continue;
+            };
+            if !number.is_finite() || !(0.0..EXACT).contains(&number) {
+                continue;
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "a time in seconds, or one that no interval has"
+            )]
+            let pods = found.entry(time.round() as i64).or_default();
+            match of {
+                Of::Requests => pods.requests = number,
+                Of::Bad => pods.bad = number,
+                Of::Serving => pods.serving = number,
+                Of::Squares => pods.squares = number,
+            }
+        }
+    }
+    let counted = |pods: &Pods| pods.requests > 0.0 && pods.bad <= pods.requests;
+    Ok(found.into_values().filter(counted).collect())
 }
 
 /// The list of series, if the reply is whole and of the type that the query gives.

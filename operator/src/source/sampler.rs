@@ -4,6 +4,7 @@
 //! is old enough, reads all that are missing, oldest first, and tells the run's key to whoever reconciles. What was read and is not yet
 //! behind `from_exclusive` is kept; nothing is kept across a restart, because the source has it and the grid is the same.
 
+mod baseline;
 mod batch;
 mod book;
 mod feed;
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stepgate_core::input::{SourceHealth, Window};
+use stepgate_core::input::{Before, SourceHealth, Window};
 use stepgate_core::verdict::{DataError, Interval};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use tokio::task::AbortHandle;
 use super::MetricsSource;
 use crate::provider::{Provider, ProviderError, Query};
 use crate::telemetry::Metrics;
+pub use baseline::BaselineWant;
 use book::{Book, lock};
 use feed::Feed;
 use task::{Shared, Task};
@@ -129,6 +131,7 @@ impl Drop for Reading {
 pub struct Sampler {
     shared: Arc<Shared>,
     readings: Mutex<HashMap<Key, Reading>>,
+    baselines: Mutex<HashMap<Key, baseline::Reading>>,
     runtime: Handle,
 }
 
@@ -152,6 +155,7 @@ impl Sampler {
                 notify,
             }),
             readings: Mutex::default(),
+            baselines: Mutex::default(),
             runtime: Handle::current(),
         }
     }
@@ -174,9 +178,22 @@ impl Sampler {
         book.snapshot()
     }
 
+    /// What stable did before a run, as far as it is known; begins to read it where nobody has. Never waits.
+    pub fn baseline(&self, key: &Key, want: BaselineWant) -> Before {
+        let mut baselines = lock(&self.baselines);
+        if let Some(known) = baselines.get(key).filter(|reading| reading.serves(&want)) {
+            return known.found();
+        }
+        let reading = baseline::Reading::begin(&self.shared, &self.runtime, key, want);
+        let found = reading.found();
+        baselines.insert(key.clone(), reading);
+        found
+    }
+
     /// Ends every reading whose key is not among those that `keep` says yes to.
     pub fn retain(&self, mut keep: impl FnMut(&Key) -> bool) {
         lock(&self.readings).retain(|key, _| keep(key));
+        lock(&self.baselines).retain(|key, _| keep(key));
     }
 
     fn begin(&self, key: &Key, want: Want) -> Reading {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use rand_pcg::Pcg64Mcg;
-use stepgate_core::verdict::dispersion::{ENOUGH_BAD, dispersion};
+use stepgate_core::verdict::baseline::HOURS;
 use stepgate_core::verdict::settings::PHI;
-use stepgate_core::verdict::{MetricSettings, Settings};
+use stepgate_core::verdict::{Baseline, MetricSettings, Settings};
 
 use crate::outcome::{Outcome, Summary};
 use crate::quiet::Needs;
@@ -244,15 +244,17 @@ pub(crate) fn outcomes(cell: &Cell, runs: Range<u64>, seed: u64, always: bool) -
     .collect()
 }
 
-/// The last four hours, or a whole day where those have too few errors.
+/// As an operator finds it: from the last four hours, or a whole day where those have too few errors.
 fn from_history(service: &mut Service<'_>) -> f64 {
-    let history = service.history(4, INTERVAL);
-    let bad: u64 = history.iter().flatten().map(|pod| pod.bad).sum();
-    if bad >= ENOUGH_BAD {
-        dispersion(&history)
-    } else {
-        dispersion(&service.history(24, INTERVAL))
+    let mut found = PHI;
+    for hours in HOURS {
+        let baseline = Baseline::of(hours, &service.history(hours, INTERVAL));
+        found = baseline.phi;
+        if !baseline.is_short() {
+            break;
+        }
     }
+    found
 }
 
 /// Errors and slow requests, over the default ladder.

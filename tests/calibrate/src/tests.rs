@@ -1,6 +1,7 @@
 //! That the simulation is what it says: the same by the same seed, rates as they are named, rules as they are documented.
 
 use rand_pcg::Pcg64Mcg;
+use stepgate_core::verdict::dispersion::dispersion;
 
 use crate::cells::{Cell, RATES, SCENARIOS, Tool, all, outcomes, simulate};
 use crate::outcome::{End, Outcome, Summary};
@@ -148,9 +149,8 @@ fn without_metrics_stepgate_neither_promotes_nor_rolls_back() {
 fn clumps_are_known_from_stables_history() {
     let calm = service(named("healthy 0.1 %"), 100.0).history(4, 15);
     let clumped = service(named("clumps, 0.1 %"), 100.0).history(4, 15);
-    let phi = |history| stepgate_core::verdict::dispersion::dispersion::<Vec<_>>(history);
-    assert!((1.0..1.2).contains(&phi(&calm)), "{}", phi(&calm));
-    assert!((5.0..8.0).contains(&phi(&clumped)), "{}", phi(&clumped));
+    assert!((1.0..1.2).contains(&dispersion(&calm)), "{}", dispersion(&calm));
+    assert!((5.0..8.0).contains(&dispersion(&clumped)), "{}", dispersion(&clumped));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::ops::AddAssign;
 
 use rand_distr::{Binomial, Distribution, Poisson, Uniform};
 use rand_pcg::Pcg64Mcg;
+use stepgate_core::verdict::dispersion::Pods;
 use stepgate_crds::evidence::Tally;
 
 /// A shared outage takes so long, in seconds.
@@ -220,7 +221,7 @@ impl<'a> Service<'a> {
 
     /// Stable's errors on each of its pods in some hours before the rollout, by intervals of so many seconds; those without errors are
     /// left out.
-    pub(crate) fn history(&mut self, hours: u32, interval: u32) -> Vec<Vec<Tally>> {
+    pub(crate) fn history(&mut self, hours: u32, interval: u32) -> Vec<Pods> {
         let intervals = hours * 3_600 / interval;
         let expected = self.rate * f64::from(interval);
         let share = self.scenario.stable.errors;
@@ -254,7 +255,7 @@ impl<'a> Service<'a> {
                 }
             }
             if pods.iter().any(|pod| pod.bad > 0) {
-                history.push(pods);
+                history.push(Pods::of(&pods));
             }
         }
         history

@@ -5,7 +5,7 @@ use stepgate_crds::{
     evidence::Evidence,
     rollout::{Step, StepAnalysis},
     status::{Phase, Retreats, Run, RunSpec, RunState},
-    units::Share,
+    units::{Max, Share},
 };
 
 use super::find;
@@ -107,6 +107,7 @@ fn run_spec(input: &Input<'_>) -> RunSpec {
             })
             .collect()
     });
+    let max = analysis.error_rate.map(|rate| rate.max);
     RunSpec {
         routes: spec.traffic.routes.clone(),
         steps: steps
@@ -126,9 +127,10 @@ fn run_spec(input: &Input<'_>) -> RunSpec {
         drain: spec.traffic.drain.unwrap_or(limits.drain),
         interval: analysis.interval.unwrap_or(limits.interval),
         source: analysis.source.unwrap_or_else(|| preflight::DEFAULT_SOURCE.to_owned()),
-        max_error_rate: analysis
-            .error_rate
-            .map_or_else(|| Share::new(limits.max_error_rate), |rate| rate.max),
+        max_error_rate: max.and_then(Max::share).unwrap_or(Share::new(limits.max_error_rate)),
+        auto_max: max == Some(Max::Auto),
+        baseline: None,
+        no_baseline: None,
         latency: analysis.latency,
         warm_up: limits.warm_up,
         phi: limits.phi,

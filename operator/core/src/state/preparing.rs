@@ -3,7 +3,7 @@
 
 use stepgate_crds::status::{Outcome, Phase, Run, RunState};
 
-use super::{Pass, drift};
+use super::{Pass, baseline, drift};
 use crate::{
     canary, hold,
     input::Seen,
@@ -26,7 +26,11 @@ pub fn next(pass: &Pass<'_>) -> Plan {
     let pending = pass.pending_parents();
     let is_ready = is_made(pass) && input.canary_ready >= needed && pending.is_empty() && input.stable_ready > 0;
     if is_ready && pass.is_at_weight() && pass.unmanageable().is_none() {
+        if let Some(plan) = baseline::wait(pass) {
+            return plan;
+        }
         let run = pass.intend(first_weight(pass), RunState::Stepping { since: input.now });
+        let run = baseline::freeze(run, input);
         let said = Said::passing(
             Phase::Stepping,
             "Stepping",

@@ -17,39 +17,59 @@ pub const HIGHEST: f64 = 25.0;
 /// Weight of the assumption that requests are independent, in degrees of freedom: few errors say little.
 const PRIOR: f64 = 10.0;
 
+/// Stable's pods in one interval, as far as they had requests.
+///
+/// Σ_pod (x − n·p̂)²/n is Q − X²/N, so these four numbers are all that it takes, however many pods there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pods {
+    /// How many of them had requests; 0 where pods cannot be told apart.
+    pub serving: f64,
+    /// N: their requests.
+    pub requests: f64,
+    /// X: the bad ones of them.
+    pub bad: f64,
+    /// Q: the sum over pods of x²/n, x bad ones of n requests.
+    pub squares: f64,
+}
+
+impl Pods {
+    /// One tally a pod.
+    #[must_use]
+    pub fn of(pods: &[Tally]) -> Self {
+        let serving = pods.iter().filter(|pod| pod.requests > 0);
+        serving.fold(Self::default(), |all, pod| {
+            let (requests, bad) = (as_f64(pod.requests), as_f64(pod.bad.min(pod.requests)));
+            Self {
+                serving: all.serving + 1.0,
+                requests: all.requests + requests,
+                bad: all.bad + bad,
+                squares: all.squares + bad * bad / requests,
+            }
+        })
+    }
+}
+
 /// φ = max(1, (Σ_t Σ_pod (x − n·p̂_t)²/(n·p̂_t·(1 − p̂_t)) + 10) / (Σ_t (P_t − 1)·[errors_t > 0] + 10)), at most [`HIGHEST`].
 ///
-/// `history` has one entry an interval t, with one tally for each of stable's pods; P_t are those with requests, p̂_t their share of bad
-/// ones together. Intervals without errors say nothing, so they may be left out. [`PHI`] where no interval has two pods with requests,
-/// and at least that with fewer than [`ENOUGH_BAD`] bad requests.
+/// `history` has one entry an interval t; P_t are the pods with requests, p̂_t their share of bad ones together. Intervals without errors
+/// say nothing, so they may be left out. [`PHI`] where no interval has two pods with requests, and at least that with fewer than
+/// [`ENOUGH_BAD`] bad requests.
 #[must_use]
-pub fn dispersion<Pods: AsRef<[Tally]>>(history: &[Pods]) -> f64 {
-    let (mut spread, mut freedom, mut bad) = (0.0, 0.0, 0_u64);
-    let mut comparable = false;
-    for pods in history {
-        let serving = || pods.as_ref().iter().filter(|pod| pod.requests > 0);
-        let number = serving().count();
-        if number < 2 {
-            continue;
-        }
-        comparable = true;
-        let all = serving().fold((0.0, 0.0), |(requests, bad), pod| {
-            (requests + as_f64(pod.requests), bad + as_f64(pod.bad.min(pod.requests)))
-        });
-        let share = all.1 / all.0;
+pub fn dispersion(history: &[Pods]) -> f64 {
+    let comparable = || history.iter().filter(|pods| pods.serving >= 2.0 && pods.requests > 0.0);
+    let (mut spread, mut freedom, mut bad) = (0.0, 0.0, 0.0);
+    for pods in comparable() {
+        let share = pods.bad / pods.requests;
         if share <= 0.0 || share >= 1.0 {
             continue;
         }
-        bad = serving().fold(bad, |sum, pod| sum.saturating_add(pod.bad.min(pod.requests)));
-        freedom += as_f64(number as u64 - 1);
-        spread += serving()
-            .map(|pod| {
-                let expected = as_f64(pod.requests) * share;
-                (as_f64(pod.bad.min(pod.requests)) - expected).powi(2) / (expected * (1.0 - share))
-            })
-            .sum::<f64>();
+        bad += pods.bad;
+        freedom += pods.serving - 1.0;
+        let squares = pods.squares - pods.bad * share;
+        spread += squares.max(0.0) / (share * (1.0 - share));
     }
-    let lowest = if comparable && bad >= ENOUGH_BAD { 1.0 } else { PHI };
+    let is_known = comparable().next().is_some() && bad >= as_f64(ENOUGH_BAD);
+    let lowest = if is_known { 1.0 } else { PHI };
     within((spread + PRIOR) / (freedom + PRIOR), lowest, HIGHEST)
 }
 
@@ -61,16 +81,21 @@ mod tests {
         Tally { requests, bad }
     }
 
+    fn phi<One: AsRef<[Tally]>>(history: &[One]) -> f64 {
+        let history: Vec<Pods> = history.iter().map(|pods| Pods::of(pods.as_ref())).collect();
+        dispersion(&history)
+    }
+
     #[track_caller]
     fn assert_near(found: f64, expected: f64) {
-        assert!((found - expected).abs() < 1e-12, "{found} instead of {expected}");
+        assert!((found - expected).abs() < 1e-9, "{found} instead of {expected}");
     }
 
     #[test]
     fn the_formula_by_hand() {
         // p̂ = 60/2000, each pod 30 expected: 2 · 20²/(30 · 0.97), over one degree of freedom.
         let history = [[pod(1000, 50), pod(1000, 10)]];
-        assert_near(dispersion(&history), (2.0 * 400.0 / 29.1 + 10.0) / 11.0);
+        assert_near(phi(&history), (2.0 * 400.0 / 29.1 + 10.0) / 11.0);
         // The same with a pod that does not serve, and with intervals that say nothing.
         let history = [
             vec![pod(1000, 50), pod(0, 0), pod(1000, 10)],
@@ -79,13 +104,13 @@ mod tests {
             vec![pod(1000, 90)],
             vec![],
         ];
-        assert_near(dispersion(&history), (2.0 * 400.0 / 29.1 + 10.0) / 11.0);
+        assert_near(phi(&history), (2.0 * 400.0 / 29.1 + 10.0) / 11.0);
     }
 
     #[test]
     fn pods_that_are_bad_alike_are_calm_however_the_rate_moves() {
         let history: Vec<_> = (1..=40).map(|rate| vec![pod(1000, rate); 3]).collect();
-        assert_near(dispersion(&history), 1.0);
+        assert_near(phi(&history), 1.0);
     }
 
     #[test]
@@ -101,19 +126,19 @@ mod tests {
                     .collect()
             })
             .collect();
-        let phi = dispersion(&history);
-        assert!((5.7..6.1).contains(&phi), "{phi}");
+        let found = phi(&history);
+        assert!((5.7..6.1).contains(&found), "{found}");
     }
 
     #[test]
     fn what_cannot_be_known_is_the_default_and_little_is_never_less() {
         let nothing: [Vec<Tally>; 0] = [];
-        assert_near(dispersion(&nothing), PHI);
-        assert_near(dispersion(&[vec![pod(100_000, 900)]]), PHI);
-        assert_near(dispersion(&[vec![pod(1000, 1), pod(1000, 1)]]), PHI);
+        assert_near(phi(&nothing), PHI);
+        assert_near(phi(&[vec![pod(100_000, 900)]]), PHI);
+        assert_near(phi(&[vec![pod(1000, 1), pod(1000, 1)]]), PHI);
         // But clumps that are seen are believed.
         let few = vec![vec![pod(1000, 8), pod(1000, 0)]; 6];
-        assert!(dispersion(&few) > PHI, "{}", dispersion(&few));
+        assert!(phi(&few) > PHI, "{}", phi(&few));
     }
 
     #[test]
@@ -123,9 +148,9 @@ mod tests {
             vec![pod(1, 9), pod(5, 0)],
         ];
         for history in [&extremes[..], &extremes[..1], &extremes[1..]] {
-            let phi = dispersion(history);
-            assert!((1.0..=HIGHEST).contains(&phi), "{phi}");
+            let found = phi(history);
+            assert!((1.0..=HIGHEST).contains(&found), "{found}");
         }
-        assert_near(dispersion(&vec![vec![pod(1000, 500), pod(1000, 0)]; 50]), HIGHEST);
+        assert_near(phi(&vec![vec![pod(1000, 500), pod(1000, 0)]; 50]), HIGHEST);
     }
 }

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
 
 use super::super::breaker::{Breaker, Leave};
-use super::super::reply::Sample;
+use super::super::reply::{self, Sample};
 use super::super::{MetricsSource, SourceError};
 use super::SamplerOptions;
 use super::batch::{self, Gathering};
 use super::book::lock;
 use crate::provider::{Query, Slow};
 use crate::telemetry::Metrics;
+use stepgate_core::verdict::dispersion::Pods;
 use stepgate_crds::evidence::Trouble;
 use stepgate_crds::units::Span;
 use tokio::sync::{Mutex, Semaphore};
@@ -217,6 +218,21 @@ impl Feed {
         }
         standing.problem = Some(problem.clone());
         problem
+    }
+
+    /// What stable's pods did in the intervals that end within these times, when it is this question's turn.
+    pub(super) async fn pods(
+        &self,
+        expression: &str,
+        ends: [i64; 2],
+        step: u32,
+        metrics: &Metrics,
+    ) -> Result<Result<Vec<Pods>, reply::DataError>, Problem> {
+        let asked = self.in_turn(metrics, self.source.pods(expression, ends, step), Result::is_err);
+        match asked.await? {
+            Ok(read) => Ok(read),
+            Err(error) => Err(self.refused(&error).await),
+        }
     }
 
     /// The bucket boundaries that there are, when it is this question's turn.

@@ -136,7 +136,7 @@ fn metrics(run: &Run) -> String {
             RunState::Preparing { .. } => "Nothing is judged before the first weight is in force.",
             _ => "No interval of this step has been judged yet.",
         };
-        return format!("\n{why}\n");
+        return format!("\n{why}\n{}", baseline(&run.spec));
     }
     let blocks: String = run.metrics.iter().map(|metric| block(metric, run)).collect();
     format!(

@@ -15,7 +15,7 @@ use super::task::Shared;
 use crate::provider::{Provider, ProviderError};
 
 /// So many intervals are looked at, however long the hours are: each has enough requests then, and the source little to do.
-const INTERVALS: u32 = 240;
+const INTERVALS: u32 = 720;
 /// Waits between the tries of one question.
 const RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 
@@ -33,7 +33,8 @@ pub struct BaselineWant {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Question {
     hours: u32,
-    /// Seconds of one interval.
+    /// Seconds of one interval of the run, and of one that is looked at: some of those.
+    interval: u32,
     step: u32,
     expression: String,
 }
@@ -50,6 +51,7 @@ impl BaselineWant {
             };
             questions.push(Question {
                 hours,
+                interval,
                 step,
                 expression,
             });
@@ -132,9 +134,9 @@ async fn read(shared: &Shared, want: &BaselineWant) -> Before {
 }
 
 async fn ask(shared: &Shared, feed: &Feed, question: &Question, until: i64) -> Result<Baseline, String> {
-    let step = i64::from(question.step);
+    let (interval, step) = (i64::from(question.interval), i64::from(question.step));
     let lag = i64::try_from(feed.lag().as_secs()).unwrap_or(0).saturating_add(1);
-    let last = until.saturating_sub(lag).div_euclid(step).saturating_mul(step);
+    let last = until.saturating_sub(lag).div_euclid(interval).saturating_mul(interval);
     let hours = i64::from(question.hours).saturating_mul(3_600);
     let first = last.saturating_sub(hours.saturating_sub(step));
     let mut waits = RETRIES.iter();

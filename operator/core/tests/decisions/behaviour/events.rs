@@ -30,6 +30,15 @@ fn scale(simulator: &mut Simulator, replicas: i64) {
         .change_deployment(&json!({"spec": {"replicas": replicas}}));
 }
 
+/// The Rollout's analysis says this besides.
+fn says(simulator: &mut Simulator, rules: &serde_json::Value) {
+    simulator.cluster.api.update("Rollout", "checkout", |object| {
+        for (rule, said) in rules.as_object().unwrap() {
+            object["spec"]["analysis"][rule] = said.clone();
+        }
+    });
+}
+
 fn fails(simulator: &mut Simulator, versions: &[&str], share: f64) {
     simulator.cluster.weather.requests = 600.0;
     for version in versions {
@@ -51,6 +60,22 @@ events! {
         300 => |simulator| simulator.cluster.weather.errors.clear();
     "no request to the canary is counted": 0 => |simulator| simulator.cluster.weather.metrics = Metrics::Deaf;
     "the metrics source is gone": 0 => |simulator| simulator.cluster.weather.metrics = Metrics::Down;
+    "the metrics source is gone, and onNoData says Rollback after 1 min": 0 => |simulator| {
+        says(simulator, &json!({"onNoData": {"after": "1m", "then": "Rollback"}}));
+        simulator.cluster.weather.metrics = Metrics::Down;
+    };
+    "the metrics source is gone, and onNoData says Retreat after 1 min": 0 => |simulator| {
+        says(simulator, &json!({"onNoData": {"after": "1m", "then": "Retreat"}}));
+        simulator.cluster.weather.metrics = Metrics::Down;
+    };
+    "too few requests for a verdict, and onInconclusive says Rollback after 5 min": 0 => |simulator| {
+        says(simulator, &json!({"onInconclusive": {"after": "5m", "then": "Rollback"}}));
+        simulator.cluster.weather.requests = 5.0;
+    };
+    "too few requests for a verdict, and onInconclusive says Advance after 5 min": 0 => |simulator| {
+        says(simulator, &json!({"onInconclusive": {"after": "5m", "then": "Advance"}}));
+        simulator.cluster.weather.requests = 5.0;
+    };
     "all canary pods are killed once": 0 => |simulator| simulator.cluster.kill_pods("checkout-canary");
     "the new version is never ready again": 0 => |simulator| simulator.cluster.weather.broken.push("v2".to_owned());
     "the new version crash-loops": 0 => |simulator| simulator.cluster.weather.crashing.push("v2".to_owned());

@@ -13,6 +13,7 @@ pub mod next;
 pub mod plan;
 pub mod preflight;
 pub mod recovery;
+pub mod rehearsal;
 pub mod report;
 pub mod rest;
 pub mod route;

@@ -29,6 +29,7 @@ pub use explain::MetricExplanation;
 pub use forecast::Missing;
 pub use interval::Ratio;
 pub use meaning::meaning;
+pub(crate) use observation::as_f64;
 pub use observation::{Arm, Counts, DataError, Interval, Observation};
 pub use reason::{HoldReason, RetreatCause, Rule, Verdict};
 pub use settings::{MetricSettings, Settings};

@@ -11,8 +11,7 @@ use stepgate_core::verdict::settings::PHI;
 use stepgate_core::verdict::{Baseline, MetricSettings, Settings};
 
 use crate::outcome::{Outcome, Summary};
-use crate::quiet::Needs;
-use crate::rollout::{INTERVAL, Rollout, Rules, limits};
+use crate::rollout::{INTERVAL, Rollouts, limits};
 use crate::threshold::{argo, flagger};
 use crate::traffic::{Course, Scenario, Service, Shares};
 
@@ -190,12 +189,10 @@ pub(crate) fn outcomes(cell: &Cell, runs: Range<u64>, seed: u64, always: bool) -
     let limits = limits();
     let steps = limits.ladder.iter().filter(|weight| **weight < 100).count() as u64;
     let mut settings = settings(cell.scenario, PHI);
-    let known = if let Tool::Stepgate(phi) = cell.tool {
+    if let Tool::Stepgate(phi) = cell.tool {
         settings.phi = phi;
-        Some(Needs::of(&settings))
-    } else {
-        None
-    };
+    }
+    let known = Rollouts::new(settings.clone(), &limits, always);
     let service = |run: u64, steps: u64| {
         // The same traffic for every tool, as far as their weights are the same.
         #[expect(
@@ -216,29 +213,14 @@ pub(crate) fn outcomes(cell: &Cell, runs: Range<u64>, seed: u64, always: bool) -
     runs.map(|run| match cell.tool {
         Tool::Flagger => flagger::run(cell.scenario, service(run, flagger::STEPS)),
         Tool::Argo => argo::run(cell.scenario, service(run, argo::STEPS)),
-        Tool::Stepgate(_) => {
-            let rules = Rules {
-                scenario: cell.scenario,
-                settings: &settings,
-                limits: &limits,
-                needs: known.as_ref().filter(|_| !always),
-            };
-            Rollout::new(&rules, service(run, steps)).run()
-        }
+        Tool::Stepgate(_) => known.one(cell.scenario, service(run, steps)),
         Tool::StepgateFromHistory => {
             let mut service = service(run, steps);
             let settings = Settings {
                 phi: from_history(&mut service),
                 ..settings.clone()
             };
-            let needs = Needs::of(&settings);
-            let rules = Rules {
-                scenario: cell.scenario,
-                settings: &settings,
-                limits: &limits,
-                needs: Some(&needs).filter(|_| !always),
-            };
-            Rollout::new(&rules, service).run()
+            Rollouts::new(settings, &limits, always).one(cell.scenario, service)
         }
     })
     .collect()

@@ -12,7 +12,6 @@ mod cells;
 mod chart;
 mod outcome;
 mod page;
-mod quiet;
 mod report;
 mod rollout;
 mod targets;

@@ -1,17 +1,6 @@
 //! How a simulated rollout ended, and many of them together.
 
-/// How one rollout ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// All of the traffic goes to the new version.
-    Promoted,
-    /// The new version was taken back.
-    RolledBack,
-    /// A person is asked: it has retreated too often.
-    Person,
-    /// Neither, after the limit.
-    Undecided,
-}
+pub(crate) use stepgate_core::rehearsal::End;
 
 /// One rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

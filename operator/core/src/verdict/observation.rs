@@ -173,7 +173,7 @@ fn count(name: &str, what: &str, value: f64) -> Result<u64, DataError> {
     clippy::cast_precision_loss,
     reason = "counts stay below 2^53 in all that is written here; above, a double is near enough"
 )]
-pub(super) fn as_f64(count: u64) -> f64 {
+pub(crate) fn as_f64(count: u64) -> f64 {
     count as f64
 }
 

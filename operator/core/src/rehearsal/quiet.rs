@@ -3,21 +3,23 @@
 //! Only to be fast: most intervals of a calm service change no verdict, and a decision costs ten times what folding an interval does.
 //! Everything here errs to the side of asking at once; a test compares with asking after every interval.
 
-use stepgate_core::verdict::eprocess::ln_e_pass;
-use stepgate_core::verdict::settings::MISSED_REQUESTS;
-use stepgate_core::verdict::{Counts, Interval, Judgement, Observation, Settings, Verdict};
 use stepgate_crds::evidence::{MetricEvidence, Recent, Tally};
 
-/// Bad requests up to here have their need of requests worked out before.
-const KNOWN: usize = 32;
+use crate::verdict::{
+    Counts, Interval, Judgement, Observation, Settings, Verdict, as_f64, eprocess::ln_e_pass, settings::MISSED_REQUESTS,
+};
 
-/// What a pass takes, worked out once for all rollouts by the same settings.
+/// Bad requests up to here have their need of requests worked out before.
+const KNOWN: u64 = 32;
+
+/// What a pass takes, worked out once for all runs by the same settings.
 #[derive(Clone, Debug)]
-pub(crate) struct Needs(Vec<Vec<f64>>);
+pub struct Needs(Vec<Vec<f64>>);
 
 impl Needs {
     /// For each metric, the fewest requests that pass with 0, 1, 2 … bad ones among them.
-    pub(crate) fn of(settings: &Settings) -> Self {
+    #[must_use]
+    pub fn of(settings: &Settings) -> Self {
         let fewest = |max: f64, bad: f64| {
             let passes = |requests: f64| ln_e_pass(requests, bad, max, settings.phi) >= settings.threshold_pass();
             let (mut low, mut high) = (bad, bad + 16.0);
@@ -37,7 +39,7 @@ impl Needs {
         let metrics = settings.metrics.iter();
         Self(
             metrics
-                .map(|metric| (0..KNOWN).map(|bad| fewest(metric.max, bad as f64)).collect())
+                .map(|metric| (0..KNOWN).map(|bad| fewest(metric.max, as_f64(bad))).collect())
                 .collect(),
         )
     }
@@ -48,7 +50,7 @@ impl Needs {
 }
 
 /// Whether no verdict but a hold could have fallen on any of these intervals, after this judgement at this weight.
-pub(crate) fn is_quiet(last: &Judgement, new: &[Interval], settings: &Settings, needs: &Needs, weight: u32) -> bool {
+pub(super) fn is_quiet(last: &Judgement, new: &[Interval], settings: &Settings, needs: &Needs, weight: u32) -> bool {
     let share = f64::from(weight) / 100.0;
     let metrics = || last.evidence.metrics.iter().enumerate();
     matches!(last.verdict, Verdict::Hold(_))
@@ -115,7 +117,7 @@ fn cannot_fail(last: &Judgement, at: usize, seen: Sums, settings: &Settings) -> 
         return false;
     };
     let most = 64_f64.ln().max((0.999 / metric.max).ln()) / settings.phi;
-    known.ln_relative.max(known.ln_absolute) + seen.canary.bad as f64 * most < known.threshold_fail
+    known.ln_relative.max(known.ln_absolute) + as_f64(seen.canary.bad) * most < known.threshold_fail
 }
 
 /// A version is taken to be over its max from three bad requests in the last intervals on.
@@ -126,7 +128,7 @@ fn cannot_be_shared(kept: &MetricEvidence, seen: Sums) -> bool {
 }
 
 fn cannot_be_silent(kept: &MetricEvidence, seen: Sums, share: f64) -> bool {
-    !seen.gap || (share < 1.0 && share * (kept.silent_stable_requests as f64 + seen.alone) < MISSED_REQUESTS)
+    !seen.gap || (share < 1.0 && share * (as_f64(kept.silent_stable_requests) + seen.alone) < MISSED_REQUESTS)
 }
 
 /// Neither on top of what the step has, nor if the step's totals had started anew in between.
@@ -134,7 +136,7 @@ fn cannot_pass(kept: &MetricEvidence, seen: Sums, needs: &Needs, at: usize) -> b
     let with = |known: Tally| {
         needs
             .of_metric(at, known.bad)
-            .is_some_and(|need| ((known.requests + seen.canary.requests) as f64) < need)
+            .is_some_and(|need| as_f64(known.requests + seen.canary.requests) < need)
     };
     with(kept.step.canary) && with(Tally::default())
 }

@@ -9,26 +9,19 @@ use kube::Resource;
 use serde::Deserialize;
 use serde_json::Value;
 use stepgate_core::{
-    apart::string_map,
     input::{
         OwnedView, ReplicaSetView, RouteView, SelectorView, ServicePolicyView, ServiceView, TemplateView,
         VolumeClaimView, WorkloadView,
     },
+    object::{self, bounded, items, text},
     template::digest,
 };
 use stepgate_crds::names;
 
-mod policy;
 pub mod rollout;
-mod route;
 
 /// The labels by which objects are found; no other is kept.
 const LABELS: [&str; 4] = [names::CANARY_OF, names::TEMPLATE_OF, names::ROLLOUT, names::RUN];
-/// Longest text that is kept of an object: longer than any name.
-const LONGEST_TEXT: usize = 512;
-/// Longest mark of a run, and how many of them are read of a route: more than Rollouts ever share one.
-const LONGEST_MARK: usize = 128;
-const MOST_MARKS: usize = 64;
 
 /// Any object, as read.
 #[derive(Deserialize)]
@@ -59,46 +52,8 @@ impl Raw {
         text(self.body("metadata"), field)
     }
 
-    fn generation(&self) -> i64 {
-        self.body("metadata")
-            .get("generation")
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
-    }
-
-    fn is_annotated(&self) -> bool {
-        self.body("metadata").get("annotations").is_some_and(Value::is_object)
-    }
-
-    /// The field manager, besides us, that wrote into its spec last.
-    fn changed_by(&self) -> Option<String> {
-        let others = items(self.body("metadata"), "managedFields").filter(|entry| {
-            let in_spec = entry.pointer("/fieldsV1/f:spec").is_some();
-            in_spec && entry.get("manager").and_then(Value::as_str) != Some(names::MANAGER)
-        });
-        let last = others.max_by_key(|entry| text(entry, "time")?.parse::<jiff::Timestamp>().ok())?;
-        text(last, "manager")
-    }
-
     fn label(&self, key: &str) -> Option<String> {
         text(self.body("metadata").get("labels")?, key)
-    }
-
-    fn annotation(&self, key: &str) -> Option<&str> {
-        self.body("metadata").get("annotations")?.get(key)?.as_str()
-    }
-
-    /// The marks of runs on a route, the last of them (ours is put last) where there are more than any Rollouts put there.
-    fn marks(&self) -> Option<String> {
-        let written = self.annotation(names::RUN)?;
-        let mut marks: Vec<&str> = written
-            .split_whitespace()
-            .rev()
-            .filter(|mark| mark.len() <= LONGEST_MARK)
-            .take(MOST_MARKS)
-            .collect();
-        marks.reverse();
-        Some(marks.join(" "))
     }
 
     fn name(&self) -> String {
@@ -107,10 +62,6 @@ impl Raw {
 
     fn uid(&self) -> String {
         self.meta("uid").unwrap_or_default()
-    }
-
-    fn version(&self) -> String {
-        self.meta("resourceVersion").unwrap_or_default()
     }
 }
 
@@ -191,85 +142,31 @@ pub struct PodView {
     pub error_exits: u32,
 }
 
-impl From<Raw> for Deployment {
-    fn from(raw: Raw) -> Self {
-        let (spec, status) = (raw.body("spec"), raw.body("status"));
-        let template = spec.get("template").unwrap_or(&Value::Null);
-        let view = WorkloadView {
-            name: raw.name(),
-            uid: raw.uid(),
-            version: raw.version(),
-            generation: raw.generation(),
-            observed_generation: status.get("observedGeneration").and_then(Value::as_i64).unwrap_or(0),
-            paused: spec.get("paused").and_then(Value::as_bool).unwrap_or(false),
-            annotated: raw.is_annotated(),
-            hold: raw.annotation(names::HOLD).map(bounded),
-            rollout: raw.label(names::ROLLOUT),
-            run: template
-                .pointer("/metadata/labels")
-                .and_then(|labels| text(labels, names::RUN)),
-            template: digest(template),
-            replicas: count(spec, "replicas").unwrap_or(1),
-            current: count(status, "replicas").unwrap_or(0),
-            updated: count(status, "updatedReplicas").unwrap_or(0),
-            available: count(status, "availableReplicas").unwrap_or(0),
-        };
-        Self {
-            metadata: raw.metadata(),
-            view,
+/// Those whose view the core makes of the JSON.
+macro_rules! projected {
+    ($($name:ident by $projection:path),+ $(,)?) => {$(
+        impl From<Raw> for $name {
+            fn from(raw: Raw) -> Self {
+                Self {
+                    metadata: raw.metadata(),
+                    view: $projection(&raw.0),
+                }
+            }
         }
-    }
+    )+};
 }
 
-impl From<Raw> for ReplicaSet {
-    fn from(raw: Raw) -> Self {
-        let owner = items(raw.body("metadata"), "ownerReferences")
-            .find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
-        let view = ReplicaSetView {
-            name: raw.name(),
-            uid: raw.uid(),
-            owner: owner.and_then(|owner| text(owner, "uid")),
-            replicas: count(raw.body("status"), "replicas").unwrap_or(0),
-            wanted: count(raw.body("spec"), "replicas").unwrap_or(1),
-            template: raw.body("spec").get("template").cloned().unwrap_or_default(),
-        };
-        Self {
-            metadata: raw.metadata(),
-            view,
-        }
-    }
-}
-
-impl From<Raw> for OwnedService {
-    fn from(raw: Raw) -> Self {
-        let view = OwnedView {
-            name: raw.name(),
-            uid: raw.uid(),
-            canary_of: raw.label(names::CANARY_OF),
-            run: raw.label(names::RUN),
-        };
-        Self {
-            metadata: raw.metadata(),
-            view,
-        }
-    }
-}
-
-impl From<Raw> for Service {
-    fn from(raw: Raw) -> Self {
-        let spec = raw.body("spec");
-        let view = ServiceView {
-            name: raw.name(),
-            canary_of: raw.label(names::CANARY_OF),
-            selector: string_map(spec.get("selector")),
-            spec: spec.clone(),
-        };
-        Self {
-            metadata: raw.metadata(),
-            view,
-        }
-    }
-}
+projected!(
+    Deployment by object::workload,
+    ReplicaSet by object::replica_set,
+    OwnedService by object::owned,
+    Service by object::service,
+    HttpRoute by object::route,
+    NetworkPolicy by object::network_policy,
+    DisruptionBudget by object::disruption_budget,
+    BackendTlsPolicy by object::backend_tls_policy,
+    VolumeClaim by object::volume_claim,
+);
 
 impl From<Raw> for PodTemplate {
     fn from(raw: Raw) -> Self {
@@ -350,26 +247,4 @@ fn error_exits(container: &Value) -> u32 {
     } else {
         0
     }
-}
-
-fn items<'v>(value: &'v Value, field: &str) -> impl Iterator<Item = &'v Value> + use<'v> {
-    value.get(field).and_then(Value::as_array).into_iter().flatten()
-}
-
-fn text(value: &Value, field: &str) -> Option<String> {
-    value.get(field).and_then(Value::as_str).map(bounded)
-}
-
-/// A text as far as it is kept. Whatever we compare with is shorter.
-fn bounded(text: &str) -> String {
-    text.get(..text.floor_char_boundary(LONGEST_TEXT))
-        .unwrap_or_default()
-        .to_owned()
-}
-
-fn count(value: &Value, field: &str) -> Option<i32> {
-    value
-        .get(field)
-        .and_then(Value::as_i64)
-        .map(|count| i32::try_from(count.max(0)).unwrap_or(i32::MAX))
 }

@@ -12,7 +12,7 @@ use stepgate_core::{
         Before, ClaimView, OwnedView, ReplicaSetView, RolloutView, RouteView, Seen, ServicePolicyView, SourceHealth,
         Survey, TemplateView, VolumeClaimView, WorkloadView,
     },
-    preflight, state,
+    object, preflight, state,
     verdict::{DataError, Interval, Restarts},
 };
 use stepgate_crds::{
@@ -423,24 +423,8 @@ fn command(text: &str) -> Result<Command, String> {
 
 /// The Rollout as decisions read it.
 pub fn rollout_view(rollout: &Rollout) -> RolloutView {
-    let command = rollout.annotations().get(names::COMMAND).map(|text| command(text));
-    let finalizers = rollout.finalizers().to_vec();
     RolloutView {
-        namespace: rollout.namespace().unwrap_or_default(),
-        name: rollout.name_any(),
-        uid: rollout.uid().unwrap_or_default(),
-        version: rollout.resource_version().unwrap_or_default(),
-        generation: rollout.metadata.generation.unwrap_or(0),
-        created: rollout
-            .metadata
-            .creation_timestamp
-            .as_ref()
-            .map_or(Timestamp::from_millis(0), |created| Timestamp::from(created.0)),
-        deleting: rollout.metadata.deletion_timestamp.is_some(),
-        finalizer: finalizers.iter().any(|name| name == names::FINALIZER),
-        finalizers,
-        command,
-        spec: rollout.spec.clone(),
-        status: rollout.status.clone().unwrap_or_default(),
+        command: rollout.annotations().get(names::COMMAND).map(|text| command(text)),
+        ..object::rollout(rollout)
     }
 }

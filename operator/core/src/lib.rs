@@ -10,6 +10,7 @@ pub mod input;
 pub mod limits;
 pub mod mend;
 pub mod next;
+pub mod object;
 pub mod plan;
 pub mod preflight;
 pub mod recovery;

@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use stepgate_crds::{Verb, units::Span};
+use stepgate_crds::{
+    Verb,
+    units::{Share, Span},
+};
+
+use crate::preview::Given;
 
 /// Shows rollouts and steers them.
 #[derive(Parser, Debug)]
@@ -53,6 +58,8 @@ pub(crate) enum Action {
     Release(ReleaseArguments),
     /// Judge counts from a file as the operator would have, interval by interval. Needs no cluster.
     Replay(ReplayArguments),
+    /// Say what a Rollout in a file would do: what stands in its way, how long its steps take, which regressions it finds. Writes nothing.
+    Preview(PreviewArguments),
 }
 
 /// The subcommands that the operator carries out.
@@ -161,7 +168,50 @@ pub(crate) struct ReplayArguments {
     pub(crate) output: Option<Output>,
 }
 
-/// Formats of `status`, `explain` and `replay`.
+/// What to preview.
+#[derive(Args, Debug)]
+pub(crate) struct PreviewArguments {
+    /// A manifest with one Rollout or more, other kinds are left aside; `-` for standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) filename: PathBuf,
+    /// Requests a second to the stable Service. Default: what this Rollout's last run counted, else 1, 10, 100 and 1000.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) rate: Option<f64>,
+    /// The share of requests that fail with the stable version, such as 0.1%. Default: what the last run counted, else a tenth of the max.
+    #[arg(long, value_name = "PERCENT", value_parser = percentage)]
+    pub(crate) bad: Option<Share>,
+    /// The share of requests that are slow with the stable version. Default: as for --bad.
+    #[arg(long, value_name = "PERCENT", value_parser = percentage)]
+    pub(crate) slow: Option<Share>,
+    /// Print it for programs.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Output>,
+}
+
+impl PreviewArguments {
+    /// What the user says of the traffic.
+    pub(crate) fn given(&self) -> Given {
+        Given {
+            rate: self.rate,
+            bad: self.bad,
+            slow: self.slow,
+        }
+    }
+}
+
+/// Requests a second.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (1e-3..=1e7).contains(number));
+    number.ok_or_else(|| "a number of requests a second, from 0.001 to 10000000, such as 40".to_owned())
+}
+
+/// A share, with or without its sign.
+fn percentage(text: &str) -> Result<Share, String> {
+    let share = format!("{}%", text.trim_end_matches('%')).parse();
+    share.map_err(|_| "a percentage from 0 to 100, such as 0.1%".to_owned())
+}
+
+/// Formats of `status`, `explain`, `replay` and `preview`.
 #[derive(ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum Output {
     /// JSON, with every field.

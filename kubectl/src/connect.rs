@@ -66,6 +66,12 @@ impl Connection {
         Api::namespaced_with(self.client.clone(), &self.namespace, &ApiResource::from_gvk(&kind))
     }
 
+    /// Objects of any kind (group, version, kind) in a namespace, as they come.
+    pub(crate) fn objects(&self, (group, version, kind): (&str, &str, &str), namespace: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Api::namespaced_with(self.client.clone(), namespace, &resource)
+    }
+
     /// Rollouts as they come.
     pub(crate) fn dynamic(&self, all_namespaces: bool) -> Api<DynamicObject> {
         let resource = ApiResource::erase::<Rollout>(&());
@@ -88,7 +94,8 @@ impl Connection {
                 self.namespace
             );
         }
-        if !answer.is_not_found() {
+        // A group that is not served is answered in plain text, without a reason.
+        if answer.code != 404 {
             return Error::new(error).context("asking the API server");
         }
         let Some(name) = name else {
@@ -111,7 +118,7 @@ impl Connection {
                     names.join(", ")
                 )
             }
-            Err(kube::Error::Api(answer)) if answer.is_not_found() => {
+            Err(kube::Error::Api(answer)) if answer.code == 404 => {
                 anyhow!(
                     "this cluster has no kind Rollout: Stepgate is not installed there (helm install stepgate charts/stepgate)"
                 )

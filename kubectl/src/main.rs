@@ -2,6 +2,7 @@
 //!
 //! It decides nothing about traffic and writes nothing but one annotation on a Rollout; what becomes of it, the operator says in
 //! `status.command`. `release` needs no operator: it lets a held Deployment go. `replay` needs no cluster: it judges a file of counts.
+//! `preview` foretells what a manifest would do.
 //! Exit code 0: done; 1: refused or failed; 2: wrong usage; 3: the operator did not answer in time.
 
 mod args;
@@ -9,6 +10,7 @@ mod command;
 mod connect;
 mod explain;
 mod figures;
+mod preview;
 mod release;
 mod replay;
 mod send;
@@ -26,7 +28,7 @@ use kube::api::{DynamicObject, ListParams};
 use stepgate_core::state::interval_seconds;
 use stepgate_crds::units::Timestamp;
 
-use args::{Action, Arguments, ExplainArguments, Output, ReplayArguments, StatusArguments};
+use args::{Action, Arguments, ExplainArguments, Output, PreviewArguments, ReplayArguments, StatusArguments};
 use connect::Connection;
 use send::Answer;
 
@@ -58,6 +60,12 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
             explain(&connect.await?, wanted).await?;
             return Ok(ExitCode::SUCCESS);
         }
+        Action::Preview(wanted) => {
+            let connection = connect
+                .await
+                .map_err(|error| format!("{error} ({})", error.root_cause()));
+            return preview(connection, wanted, arguments.target.namespace.as_deref()).await;
+        }
         Action::Release(wanted) => release::release(&connect.await?, &wanted.name).await?,
         Action::Ask(ask) => {
             let (request, wanted) = ask.request();
@@ -87,19 +95,42 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn replay(wanted: &ReplayArguments) -> Result<()> {
-    let name = wanted.counts.display().to_string();
-    let text = if wanted.counts == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        fs::read_to_string(&wanted.counts)
-    };
-    let text =
-        text.with_context(|| format!("{name}: cannot be read; give --counts a file of JSON that you may read"))?;
+    let (text, name) = read(&wanted.counts, "--counts a file of JSON")?;
     let replay = replay::replay(&text, &name, interval_seconds(wanted.interval))?;
     say(&match wanted.output {
         Some(Output::Json) => replay.json()?,
         None => replay.text(),
+    })
+}
+
+/// A file's text and its name; `-` is standard input.
+fn read(file: &Path, wanted: &str) -> Result<(String, String)> {
+    let name = file.display().to_string();
+    let text = if file == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(file)
+    };
+    let text = text.with_context(|| format!("{name}: cannot be read; give {wanted} that you may read"))?;
+    Ok((text, name))
+}
+
+async fn preview(
+    connection: Result<Connection, String>,
+    wanted: &PreviewArguments,
+    namespace: Option<&str>,
+) -> Result<ExitCode> {
+    let (text, name) = read(&wanted.filename, "-f a manifest")?;
+    let previews = preview::preview(&text, &name, connection, wanted, namespace).await?;
+    say(&match wanted.output {
+        Some(Output::Json) => previews.json()?,
+        None => previews.text(),
+    })?;
+    Ok(if previews.is_refused() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
     })
 }
 

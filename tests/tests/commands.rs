@@ -10,6 +10,8 @@
 mod at_once;
 #[path = "commands/explain.rs"]
 mod explain;
+#[path = "commands/preview.rs"]
+mod preview;
 #[path = "commands/table.rs"]
 mod table;
 #[path = "commands/undo.rs"]

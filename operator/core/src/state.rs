@@ -22,7 +22,7 @@ use stepgate_crds::{
     RolloutStatus,
     evidence::Evidence,
     rollout::{Step, StepAnalysis},
-    status::{Cause, Found, InForce, Note, Outcome, Phase, Retreat, Run, RunState, Stable},
+    status::{Cause, Found, InForce, Note, Outcome, Phase, Retreat, Run, RunSpec, RunState, Stable},
     units::{Share, Span, Timestamp},
 };
 
@@ -220,8 +220,12 @@ impl<'a> Pass<'a> {
 
     /// The parameters of this run's verdict.
     pub fn settings(&self) -> Settings {
-        let spec = &self.run.spec;
         let step = self.run.in_force.as_ref().map_or(self.run.step, |force| force.step);
+        Self::settings_at(&self.run.spec, self.found.counts_all_callers, step)
+    }
+
+    /// The parameters of a run's verdict at a step, counted from 0.
+    pub fn settings_at(spec: &RunSpec, counts_all_callers: bool, step: i32) -> Settings {
         // What is tolerated at each step, and at the present one.
         let by_step = |metric: MetricSettings, own: fn(&StepAnalysis) -> Option<Share>| {
             let max = |step: &Step| step.analysis.as_ref().and_then(own).map(Share::get);
@@ -247,7 +251,7 @@ impl<'a> Pass<'a> {
         let metrics = [errors].into_iter().chain(latency).collect();
         Settings {
             phi: spec.phi,
-            check_share: !self.found.counts_all_callers,
+            check_share: !counts_all_callers,
             ..Settings::new(metrics, u32::try_from(spec.steps.len()).unwrap_or(1))
         }
     }

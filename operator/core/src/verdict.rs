@@ -26,7 +26,7 @@ use stepgate_crds::evidence::Evidence;
 
 pub use baseline::Baseline;
 pub use explain::MetricExplanation;
-pub use forecast::Missing;
+pub use forecast::{Missing, requests_for_a_pass};
 pub use interval::Ratio;
 pub use meaning::meaning;
 pub(crate) use observation::as_f64;

@@ -92,7 +92,7 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
 }
 
 /// The spec of a run with every default filled in.
-fn run_spec(input: &Input<'_>) -> RunSpec {
+pub fn run_spec(input: &Input<'_>) -> RunSpec {
     let (spec, limits) = (&input.rollout.spec, input.limits);
     let analysis = spec.analysis.clone().unwrap_or_default();
     let steps = spec.steps.clone().unwrap_or_else(|| {

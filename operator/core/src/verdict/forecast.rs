@@ -5,7 +5,7 @@
 use stepgate_crds::evidence::{MetricEvidence, Recent, Tally};
 
 use super::Moment;
-use super::eprocess::pass_test;
+use super::eprocess::{pass_test, within};
 use super::observation::as_f64;
 use super::settings::{MetricSettings, Settings};
 
@@ -46,10 +46,27 @@ pub(super) fn missing(
     })
 }
 
+/// About how many canary requests a step's pass takes where this share of them is bad; `None` when it is too near the max, or over it, for any
+/// number to do.
+#[must_use]
+pub fn requests_for_a_pass(metric: &MetricSettings, settings: &Settings, share: f64) -> Option<u64> {
+    let test = pass_test(metric.max());
+    let passes = |requests: f64, share: f64| {
+        let ln_e = test.ln_e(requests, requests * share, settings.phi());
+        ln_e >= settings.threshold_pass()
+    };
+    fewest(within(share, 0.0, 1.0), metric, passes).map(to_u64)
+}
+
 /// About how many more canary requests the pass test takes, if they are as bad as those so far. So that one early bad request does
 /// not decide the forecast, 3/max requests at a tenth of the max are taken as seen before.
 fn still_needed(requests: f64, bad: f64, metric: &MetricSettings, passes: impl Fn(f64, f64) -> bool) -> Option<f64> {
     let share = (bad + 0.3) / (requests + 3.0 / metric.max());
+    fewest(share, metric, passes)
+}
+
+/// The fewest requests that pass at a share of bad ones, to the next whole one.
+fn fewest(share: f64, metric: &MetricSettings, passes: impl Fn(f64, f64) -> bool) -> Option<f64> {
     if share >= 0.8 * metric.max() {
         return None;
     }

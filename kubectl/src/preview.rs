@@ -19,7 +19,8 @@ use anyhow::{Context, Result};
 use stepgate_core::Limits;
 use stepgate_core::state::Pass;
 use stepgate_core::verdict::Settings;
-use stepgate_crds::units::{Span, Timestamp};
+use stepgate_core::verdict::baseline::max_of;
+use stepgate_crds::units::{Share, Span, Timestamp};
 use stepgate_crds::{Rollout, status::RunSpec};
 
 use crate::args::PreviewArguments;
@@ -57,14 +58,23 @@ pub(crate) async fn preview(
 }
 
 fn of_one(rollout: &Rollout, looked: &Looked, given: &Given, now: Timestamp) -> Result<Document> {
-    let preflight = preflight::preflight(rollout, looked, now);
+    let mut preflight = preflight::preflight(rollout, looked, now);
+    let traffic = traffic::traffic(given, looked.live.as_ref(), &preflight.spec)
+        .with_context(|| format!("Rollout {}", manifest::place(rollout)))?;
+    let errors = traffic.shares.first().copied().unwrap_or_default();
+    if preflight.spec.auto_max {
+        let max = Share::new(max_of(errors));
+        preflight.spec.max_error_rate = max;
+        preflight.notes.push(format!(
+            "max: auto is read from stable's history when a run starts; with {} of its requests bad it is {max}",
+            Share::new(errors)
+        ));
+    }
     let plan = Plan::new(
         preflight.spec.clone(),
         preflight.counts_all_callers(),
         preflight.limits.clone(),
     );
-    let traffic = traffic::traffic(given, looked.live.as_ref(), &plan.spec)
-        .with_context(|| format!("Rollout {}", manifest::place(rollout)))?;
     let outlooks = outlook::outlooks(&plan, &traffic);
     Ok(Document::new(rollout, preflight, &plan, traffic, outlooks))
 }

@@ -1,10 +1,15 @@
-//! What a rollout does while its metrics say too little, nothing, or nonsense: it holds and says why, and goes on once they are back.
+//! What a rollout does while its metrics say too little, nothing, or nonsense: it holds and says why, and goes on once they are back. And what
+//! it takes from them whoever asks: stable's history before a run, and the same evidence from a new process.
 //!
 //! Runs inside the cluster: `target/debug/local-cluster run -- cargo test -p stepgate-tests --test metrics`. That something does not
 //! happen is watched for a bounded time of some intervals.
 
 #![expect(clippy::print_stdout, reason = "a test prints what it measured")]
 
+#[path = "metrics/baseline.rs"]
+mod baseline;
+#[path = "metrics/evidence.rs"]
+mod evidence;
 #[path = "metrics/nuisance.rs"]
 mod nuisance;
 

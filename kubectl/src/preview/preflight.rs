@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use stepgate_core::input::{Input, ProviderView, RolloutView, Seen, SourceHealth, Survey, WorkloadView};
+use stepgate_core::input::{Before, Input, ProviderView, RolloutView, Seen, SourceHealth, Survey, WorkloadView};
 use stepgate_core::rest::start::run_spec;
 use stepgate_core::{Limits, Plan, next, object, preflight};
 use stepgate_crds::provider::ProviderName;
@@ -90,6 +90,7 @@ pub(crate) fn preflight(rollout: &Rollout, looked: &Looked, now: Timestamp) -> P
         canary_youngest: None,
         samples: &[],
         queries: &[],
+        baseline: &Before::Untold,
         source: &SourceHealth::Untried,
         no_hold: None,
         refused: None,

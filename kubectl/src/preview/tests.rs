@@ -379,6 +379,19 @@ fn slow_requests_and_each_steps_own_max_are_rehearsed_too() {
 }
 
 #[test]
+fn an_automatic_max_is_made_of_the_share_that_is_known() {
+    let mut spec = spec();
+    spec["analysis"] = json!({"errorRate": {"max": "auto"}});
+    let given = Given {
+        bad: Some("2%".parse().unwrap()),
+        ..at(100.0)
+    };
+    let document = of_one(&manifest(&spec), &cluster(&own()), &given, NOW).unwrap();
+    assert_eq!(document.steps[0].max_errors.to_string(), "3%");
+    assert!(crate::preview::text::of_one(&document).contains("with 2% of its requests bad it is 3%"));
+}
+
+#[test]
 fn slow_is_for_a_rollout_that_judges_it() {
     let given = Given {
         slow: Some("1%".parse().unwrap()),

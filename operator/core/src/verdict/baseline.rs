@@ -55,9 +55,14 @@ impl Baseline {
     /// [`ENOUGH_REQUESTS`].
     #[must_use]
     pub fn max(&self) -> Option<f64> {
-        let share = self.bad / self.requests;
-        (self.requests >= ENOUGH_REQUESTS).then(|| within((TIMES * share).max(share + MORE), MORE, LARGEST))
+        (self.requests >= ENOUGH_REQUESTS).then(|| max_of(self.bad / self.requests))
     }
+}
+
+/// The max that `max: auto` makes of stable's share of bad requests, 0 to 1.
+#[must_use]
+pub fn max_of(share: f64) -> f64 {
+    within((TIMES * share).max(share + MORE), MORE, LARGEST)
 }
 
 #[cfg(test)]

@@ -185,7 +185,7 @@ fn of_operator(instance: &Instance, world: &World, at: usize, moves: &mut Moves)
             let what: Vec<String> = requests.iter().map(|request| request.what.tell()).collect();
             next.operators[at].requests = requests;
             for part in PARTS.into_iter().filter(|part| !behind.contains(part)) {
-                next.operators[at].knows[part as usize] = true;
+                next.knows(at, part);
             }
             let seen = if behind.is_empty() {
                 String::new()

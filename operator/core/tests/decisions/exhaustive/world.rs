@@ -292,7 +292,16 @@ impl World {
             What::Effect(effect) => kind_name(effect.kind),
         };
         for part in PARTS.into_iter().filter(|part| part.kinds().contains(&kind)) {
-            self.operators[at].knows[part as usize] = true;
+            self.knows(at, part);
+        }
+    }
+
+    /// This operator has seen this part as it is. A watch that stands still does so from here on: what was seen is not unseen.
+    pub(super) fn knows(&mut self, at: usize, part: Part) {
+        let operator = &mut self.operators[at];
+        operator.knows[part as usize] = true;
+        if part == Part::Rollout && operator.stuck.is_some() {
+            operator.stuck = Some(Rc::clone(&self.cluster));
         }
     }
 

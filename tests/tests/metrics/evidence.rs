@@ -1,8 +1,4 @@
 //! The evidence in `status` is what the source's counts give, read once and in one piece, however often the operator was killed meanwhile.
-//!
-//! Runs inside the cluster: `target/debug/local-cluster run -- cargo test -p stepgate-tests --test evidence`.
-
-#![expect(clippy::print_stdout, reason = "a test prints what it measured")]
 
 use std::time::Duration;
 

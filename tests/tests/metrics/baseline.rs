@@ -1,8 +1,4 @@
 //! What stable did before a run, read from the real Prometheus: φ from its pods, and the max of `max: auto`.
-//!
-//! Runs inside the cluster: `target/debug/local-cluster run -- cargo test -p stepgate-tests --test baseline`.
-
-#![expect(clippy::print_stdout, reason = "a test prints what it measured")]
 
 use std::time::Duration;
 

@@ -25,6 +25,30 @@ pub struct Evidence {
     pub pauses_begun: u32,
     /// One for each metric, in the order of the settings.
     pub metrics: Vec<MetricEvidence>,
+    /// One for each of the user's own queries, in the order of the settings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<QueryEvidence>,
+}
+
+/// What is kept of one of the user's own queries; it begins anew with each step.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct QueryEvidence {
+    /// The query's name, as in the settings.
+    pub name: String,
+    /// The number of the last interval of this step that had one, as text; absent before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Intervals in a row, up to that one, in which the number was out of its bounds. One without a number is not counted and ends no row.
+    #[schemars(with = "i32")]
+    pub failures: u32,
+    /// Why the newest interval of this step gave no number; absent when it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// Of what kind that trouble is.
+    #[serde(skip_serializing_if = "Trouble::is_unreadable")]
+    #[schemars(with = "String")]
+    pub trouble_kind: Trouble,
 }
 
 /// What is kept of one metric.
@@ -105,17 +129,23 @@ pub enum Trouble {
     SourceClockSkew,
     /// The source cannot evaluate the query.
     QueryRejected,
-    /// The query's result is of a type that holds no counts: a scalar, a string, a matrix.
+    /// The query's result is of a type that holds no counts, or no number: a string, a matrix; for counts a scalar, too.
     QueryResultType,
-    /// The query's result has two series for one count, or one for none.
+    /// The query's result has two series for one count or number, or one for none.
     QueryResultSeries,
     /// A value is no count: NaN, infinite, negative.
     NotACount,
+    /// A query of the user's own gives nothing.
+    QueryNoData,
+    /// The value of a query of the user's own is NaN or infinite.
+    QueryNotFinite,
+    /// A query of the user's own cannot be asked as it is written.
+    QueryRefused,
 }
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Unreadable,
         Self::NoBucketBoundary,
         Self::SourceUnknown,
@@ -132,6 +162,9 @@ impl Trouble {
         Self::QueryResultType,
         Self::QueryResultSeries,
         Self::NotACount,
+        Self::QueryNoData,
+        Self::QueryNotFinite,
+        Self::QueryRefused,
     ];
 
     /// Its name as a reason of conditions and as a verdict.
@@ -154,6 +187,9 @@ impl Trouble {
             Self::QueryResultType => "QueryResultType",
             Self::QueryResultSeries => "QueryResultSeries",
             Self::NotACount => "NotACount",
+            Self::QueryNoData => "QueryNoData",
+            Self::QueryNotFinite => "QueryNotFinite",
+            Self::QueryRefused => "QueryRefused",
         }
     }
 

@@ -277,6 +277,12 @@ pub struct Analysis {
     /// The share of requests that may be slow. Default: how long requests take is not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+    /// Further queries in PromQL, each of which gives one number at the end of each interval. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[x_kube(validation = Rule::new("self.map(query, query.query.size()).sum() <= 2000").message("the queries together have at most 2000 characters: they are kept in status"))]
+    pub queries: Vec<OwnQuery>,
     /// What follows where a step is neither passed nor failed for long. Default: it holds, and is reported as stalled after
     /// progressDeadline. An edit goes for the run that is under way, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -308,4 +314,41 @@ pub struct Latency {
     /// The tolerated share of slow requests, above 0% and at most 50%.
     #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
     pub max: Share,
+}
+
+/// A query of the user's own, and between which bounds its number has to be.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.max) || has(self.min)").message("a query has a max, a min, or both"))]
+#[x_kube(validation = Rule::new("!has(self.max) || !has(self.min) || self.min <= self.max").message("min must not be above max"))]
+#[x_kube(validation = Rule::new("!(self.name in ['errors', 'latency'])").message("errors and latency are the names of what Stepgate counts itself"))]
+pub struct OwnQuery {
+    /// What it is called in status, messages and Events.
+    #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The PromQL: it gives a scalar, or a vector of one series. `${canaryService}`, `${canaryPods}` and the other words of the providers'
+    /// templates may stand in it.
+    #[schemars(length(min = 1, max = 1000))]
+    pub query: String,
+    /// The largest number that is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// The smallest number that is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// In so many intervals in a row the number is out of its bounds before the version has failed. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100))]
+    pub failure_limit: Option<i32>,
+}
+
+impl OwnQuery {
+    /// Where the spec does not say how often it may be out of its bounds.
+    pub const FAILURE_LIMIT: u32 = 3;
+
+    /// In so many intervals in a row it is out of its bounds before the version has failed.
+    pub fn failure_limit(&self) -> u32 {
+        let limit = self.failure_limit.and_then(|limit| u32::try_from(limit).ok());
+        limit.map_or(Self::FAILURE_LIMIT, |limit| limit.max(1))
+    }
 }

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use stepgate_core::state::interval_seconds;
 use stepgate_core::verdict::meaning;
-use stepgate_crds::status::{MetricReport, Past, Phase, Run, RunSpec, RunState};
+use stepgate_crds::status::{MetricReport, Past, Phase, QueryReport, Run, RunSpec, RunState};
 use stepgate_crds::units::{Span, Timestamp};
 use stepgate_crds::{Rollout, RolloutStatus};
 
@@ -35,6 +35,8 @@ struct Document<'a> {
     rule: Option<&'a str>,
     meaning: Option<String>,
     metrics: Vec<Metric<'a>>,
+    /// The user's own.
+    queries: &'a [QueryReport],
     last_run: Option<&'a Past>,
 }
 
@@ -66,6 +68,7 @@ pub(crate) fn json(rollout: &Rollout) -> Result<String> {
         rule: run.and_then(|run| rule(run, &status)),
         meaning: run.and_then(|run| rule(run, &status)).and_then(meaning),
         metrics: metrics.collect(),
+        queries: run.map_or(&[], |run| &run.queries),
         last_run: status.history.first(),
     };
     Ok(serde_json::to_string_pretty(&document).context("writing JSON")? + "\n")
@@ -139,8 +142,9 @@ fn metrics(run: &Run) -> String {
         return format!("\n{why}\n{}", baseline(&run.spec));
     }
     let blocks: String = run.metrics.iter().map(|metric| block(metric, run)).collect();
+    let own = own(run);
     format!(
-        "{blocks}\nEvidence is a natural logarithm. It is divided by φ = {}, and so are the counts of the intervals.\n{}",
+        "{blocks}{own}\nEvidence is a natural logarithm. It is divided by φ = {}, and so are the counts of the intervals.\n{}",
         run.spec.phi,
         baseline(&run.spec)
     )
@@ -280,6 +284,49 @@ fn missing(metric: &MetricReport) -> Option<String> {
         "for a pass: about {more} more canary requests of {}, {time}",
         grouped(need)
     ))
+}
+
+/// The user's own queries: a table, and each as it is asked.
+fn own(run: &Run) -> String {
+    if run.queries.is_empty() {
+        return String::new();
+    }
+    let heading = ["own queries", "value", "max", "min", "out of bounds in a row"];
+    let bound = |bound: Option<f64>| bound.map_or_else(|| "–".to_owned(), |bound| bound.to_string());
+    let row = |query: &QueryReport| {
+        vec![
+            format!("  {}", query.name),
+            query.value.clone().unwrap_or_else(|| "none".to_owned()),
+            bound(query.max),
+            bound(query.min),
+            format!("{} of {} intervals", query.failures, query.failure_limit),
+        ]
+    };
+    let rows: Vec<Vec<String>> = [heading.map(str::to_owned).to_vec()]
+        .into_iter()
+        .chain(run.queries.iter().map(row))
+        .collect();
+    let table = table(
+        "",
+        &[Side::Left, Side::Right, Side::Right, Side::Right, Side::Left],
+        &rows,
+    );
+    let said = |query: &QueryReport| {
+        let trouble = query.trouble.as_ref();
+        let trouble = trouble.map_or_else(String::new, |why| format!(" (no number in the newest interval: {why})"));
+        match &query.asked {
+            Some(asked) => format!(
+                "\nPromQL: {}, as Stepgate asks metrics source {}{trouble}\n\n{asked}\n",
+                query.name, run.spec.source
+            ),
+            None => format!(
+                "\nPromQL: {}: not in status, which has no room for it, or it cannot be asked{trouble}\n",
+                query.name
+            ),
+        }
+    };
+    let asked: String = run.queries.iter().map(said).collect();
+    format!("\n{table}{asked}")
 }
 
 fn promql(metric: &MetricReport, run: &Run) -> Option<String> {

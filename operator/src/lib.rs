@@ -11,6 +11,7 @@ pub mod lease;
 pub mod mirror;
 pub mod observe;
 pub mod operate;
+pub mod promql;
 pub mod provider;
 pub mod reconcile;
 pub mod run;

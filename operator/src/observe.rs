@@ -21,6 +21,7 @@ use stepgate_crds::{
     evidence::Trouble,
     names,
     query::CountQuery,
+    rollout::OwnQuery,
     status::RunState,
     units::{Span, Timestamp},
 };
@@ -31,8 +32,11 @@ use crate::{
         BackendTlsPolicy, Deployment, DisruptionBudget, NetworkPolicy, Pod, ReplicaSet, Service, VolumeClaim,
         WholeTemplate,
     },
-    provider::{Provider, Providers, Query},
-    source::sampler::{self, BaselineWant, Sampler, Want},
+    provider::{self, Arms, Provider, Providers, Query},
+    source::{
+        TENANT_LABEL,
+        sampler::{self, BaselineWant, Sampler, Want},
+    },
     world::World,
 };
 
@@ -73,6 +77,8 @@ pub struct Observed {
     pub queries: Vec<Option<CountQuery>>,
     /// What stable did before the run.
     pub baseline: Before,
+    /// What the user's own queries are asked as.
+    pub asked: Vec<Option<String>>,
     /// The metrics source.
     pub source: SourceHealth,
 }
@@ -88,8 +94,38 @@ pub struct Observer {
     pub sampler: Sampler,
     /// The sets of queries.
     pub providers: Providers,
-    /// The names of the metrics sources, and how often each scrapes, where that is known.
-    pub sources: Vec<(String, Option<Span>)>,
+    /// The metrics sources.
+    pub sources: Vec<SourceView>,
+}
+
+/// What the sampler has for a run, and by what it asked.
+struct Samples {
+    intervals: Vec<Interval>,
+    queries: Vec<Option<CountQuery>>,
+    asked: Vec<Option<String>>,
+    source: SourceHealth,
+}
+
+impl Samples {
+    fn none(source: SourceHealth) -> Self {
+        Self {
+            intervals: Vec::new(),
+            queries: Vec::new(),
+            asked: Vec::new(),
+            source,
+        }
+    }
+}
+
+/// What is known of a metrics source without asking it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceView {
+    /// Its name.
+    pub name: String,
+    /// How often it scrapes, where that is known.
+    pub scrape: Option<Span>,
+    /// By which label it tells namespaces apart, where it is to.
+    pub tenant_label: Option<String>,
 }
 
 impl Observer {
@@ -124,7 +160,12 @@ impl Observer {
             )
         });
         let templates = world.templates.group(namespace, &view.uid);
-        let (samples, queries, source) = self.samples(&view);
+        let Samples {
+            intervals: samples,
+            queries,
+            asked,
+            source,
+        } = self.samples(&view);
         let stable_set = view.status.stable.as_ref().map(|stable| stable.replica_set.as_str());
         Observed {
             strange_ready: found.zip(stable_set).map_or(0, |(found, set)| {
@@ -142,6 +183,7 @@ impl Observer {
             samples,
             queries,
             baseline: self.baseline(&view),
+            asked,
             source,
             workload,
             canary: canary.map_or(Seen::Absent, |canary| Seen::At(canary.view.clone())),
@@ -192,7 +234,8 @@ impl Observer {
             service_policies,
             volume_claims,
             rollouts: self.claims(rollout),
-            sources: self.sources.iter().map(|(name, _)| name.clone()).collect(),
+            sources: self.sources.iter().map(|source| source.name.clone()).collect(),
+            refused_queries: self.refused_queries(rollout),
             providers: self.providers.iter().map(Provider::view).collect(),
         }))
     }
@@ -288,36 +331,71 @@ impl Observer {
             .unwrap_or(preflight::DEFAULT_SOURCE);
         let run = rollout.status.run.as_ref();
         let name = run.map_or(wanted, |run| run.spec.source.as_str());
-        self.sources.iter().find(|(other, _)| other == name)?.1
+        self.source(name)?.scrape
+    }
+
+    fn source(&self, name: &str) -> Option<&SourceView> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// By which label a source tells namespaces apart: one that is not known as every other.
+    fn tenant_label(&self, source: &str) -> Option<&str> {
+        self.source(source)
+            .map_or(Some(TENANT_LABEL), |source| source.tenant_label.as_deref())
+    }
+
+    /// Those of a Rollout's own queries that cannot be asked, and why. What tells the versions apart is not known yet, but that it is names.
+    fn refused_queries(&self, rollout: &Rollout) -> Vec<(String, String)> {
+        let Some(analysis) = &rollout.spec.analysis else {
+            return Vec::new();
+        };
+        let source = analysis.source.as_deref().unwrap_or(preflight::DEFAULT_SOURCE);
+        let name = || "name".to_owned();
+        let arms = Arms {
+            namespace: rollout.namespace().unwrap_or_default(),
+            stable_service: name(),
+            canary_service: name(),
+            port: 1,
+            routes: vec![name()],
+            stable_replica_set: name(),
+            canary_deployment: name(),
+        };
+        let refusal = |query: &OwnQuery| {
+            let error = provider::asked(&query.query, &arms, self.tenant_label(source)).err()?;
+            Some((query.name.clone(), error.to_string()))
+        };
+        analysis.queries.iter().filter_map(refusal).collect()
     }
 
     /// The counts that the run lives on, as far as they were read, and by which queries.
-    fn samples(&self, rollout: &RolloutView) -> (Vec<Interval>, Vec<Option<CountQuery>>, SourceHealth) {
+    fn samples(&self, rollout: &RolloutView) -> Samples {
         let Some(window) = state::window(rollout) else {
-            return (Vec::new(), Vec::new(), SourceHealth::Untried);
+            return Samples::none(SourceHealth::Untried);
         };
         let key = key(rollout, &window.run);
         let want = self
             .providers
             .named(window.provider.as_str())
-            .and_then(|provider| Want::of(&window, provider))
+            .and_then(|provider| Want::of(&window, provider, self.tenant_label(&window.source)))
             .map_err(|error| error.to_string());
         match want {
             Ok(want) => {
                 let parts = |query: &Result<Query, DataError>| query.as_ref().ok()?.parts().cloned();
                 let queries = want.queries.iter().map(parts).collect();
+                let asked = want.own.iter().map(|query| query.as_ref().ok().cloned()).collect();
                 let snapshot = self.sampler.want(&key, want);
-                (snapshot.intervals, queries, snapshot.health)
+                Samples {
+                    intervals: snapshot.intervals,
+                    queries,
+                    asked,
+                    source: snapshot.health,
+                }
             }
-            Err(why) => (
-                Vec::new(),
-                Vec::new(),
-                SourceHealth::Down {
-                    since: Timestamp::from(jiff::Timestamp::now()),
-                    kind: Trouble::default(),
-                    why,
-                },
-            ),
+            Err(why) => Samples::none(SourceHealth::Down {
+                since: Timestamp::from(jiff::Timestamp::now()),
+                kind: Trouble::default(),
+                why,
+            }),
         }
     }
 

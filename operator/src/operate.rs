@@ -26,7 +26,7 @@ use crate::{
     kinds::rollout::Watched,
     lease::{Leadership, Term},
     mirror::Mirror,
-    observe::Observer,
+    observe::{Observer, SourceView},
     provider::Providers,
     reconcile::Reconciler,
     serve::Readiness,
@@ -85,10 +85,11 @@ impl Operator {
             move || leadership.borrow().leads(),
         );
         let (notify, notified) = mpsc::unbounded_channel();
-        let sources = self
-            .sources
-            .iter()
-            .map(|source| (source.name().to_owned(), source.scrape()));
+        let sources = self.sources.iter().map(|source| SourceView {
+            name: source.name().to_owned(),
+            scrape: source.scrape(),
+            tenant_label: source.tenant_label().map(str::to_owned),
+        });
         let sources = sources.collect();
         let sampler = Sampler::new(self.sources, self.sampling, self.metrics.clone(), notify);
         let observer = Observer {

@@ -5,6 +5,7 @@
 //! the edges of a window. Whatever is put into a template is escaped for PromQL.
 
 mod folder;
+mod question;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ mod histogram;
 pub use histogram::Histogram;
 
 pub use folder::Providers;
+pub use question::{QuestionError, asked};
 pub use stepgate_core::input::{Arms, Measure};
 pub use stepgate_crds::query::{SERIES_LABEL, Series, increase};
 
@@ -457,44 +459,48 @@ impl Provider {
         Ok(Some(labelled.collect::<Vec<_>>().join("\nor\n")))
     }
 
-    /// Replaces `${name}`; values are escaped for a double-quoted PromQL string, and before that for a regular expression where the
-    /// string is one. Names of pods and of routes are regular expressions. `matchers` are put in as they are.
     fn fill(&self, template: &str, arms: &Arms, matchers: &[(&str, &str)]) -> Result<String, ProviderError> {
-        let unknown = |placeholder: &str| ProviderError::Placeholder {
+        fill(template, arms, matchers).map_err(|placeholder| ProviderError::Placeholder {
             provider: self.name.to_string(),
             template: template.to_owned(),
             placeholder: placeholder.to_owned(),
-        };
-        let mut filled = String::with_capacity(template.len() + 64);
-        let mut rest = template;
-        while let Some((before, after)) = rest.split_once("${") {
-            filled.push_str(before);
-            let (placeholder, tail) = after.split_once('}').ok_or_else(|| unknown(after))?;
-            let plain = template.get(..template.len() - after.len()).unwrap_or_default();
-            let name = |value: &str| {
-                if is_regex(plain) {
-                    in_string(&in_regex(value))
-                } else {
-                    in_string(value)
-                }
-            };
-            let matcher = matchers.iter().find(|(name, _)| *name == placeholder);
-            match (placeholder, matcher) {
-                (_, Some((_, matcher))) => filled.push_str(matcher),
-                ("namespace", _) => filled.push_str(&name(&arms.namespace)),
-                ("stableService", _) => filled.push_str(&name(&arms.stable_service)),
-                ("canaryService", _) => filled.push_str(&name(&arms.canary_service)),
-                ("routes", _) => filled.push_str(&in_string(&any_of(&arms.routes))),
-                ("port", _) => filled.push_str(&arms.port.to_string()),
-                ("stablePods", _) => filled.push_str(&in_string(&pods_of_replicaset(&arms.stable_replica_set))),
-                ("canaryPods", _) => filled.push_str(&in_string(&pods_of_deployment(&arms.canary_deployment))),
-                _ => return Err(unknown(placeholder)),
-            }
-            rest = tail;
-        }
-        filled.push_str(rest);
-        Ok(filled)
+        })
     }
+}
+
+/// Replaces `${name}`; values are escaped for a double-quoted PromQL string, and before that for a regular expression where the
+/// string is one. Names of pods and of routes are regular expressions. `matchers` are put in as they are. An error is the placeholder that
+/// nothing fills.
+fn fill<'t>(template: &'t str, arms: &Arms, matchers: &[(&str, &str)]) -> Result<String, &'t str> {
+    let mut filled = String::with_capacity(template.len() + 64);
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("${") {
+        filled.push_str(before);
+        let (placeholder, tail) = after.split_once('}').ok_or(after)?;
+        let plain = template.get(..template.len() - after.len()).unwrap_or_default();
+        let name = |value: &str| {
+            if is_regex(plain) {
+                in_string(&in_regex(value))
+            } else {
+                in_string(value)
+            }
+        };
+        let matcher = matchers.iter().find(|(name, _)| *name == placeholder);
+        match (placeholder, matcher) {
+            (_, Some((_, matcher))) => filled.push_str(matcher),
+            ("namespace", _) => filled.push_str(&name(&arms.namespace)),
+            ("stableService", _) => filled.push_str(&name(&arms.stable_service)),
+            ("canaryService", _) => filled.push_str(&name(&arms.canary_service)),
+            ("routes", _) => filled.push_str(&in_string(&any_of(&arms.routes))),
+            ("port", _) => filled.push_str(&arms.port.to_string()),
+            ("stablePods", _) => filled.push_str(&in_string(&pods_of_replicaset(&arms.stable_replica_set))),
+            ("canaryPods", _) => filled.push_str(&in_string(&pods_of_deployment(&arms.canary_deployment))),
+            _ => return Err(placeholder),
+        }
+        rest = tail;
+    }
+    filled.push_str(rest);
+    Ok(filled)
 }
 
 /// Whether what follows this part of a template stands in the string of `=~` or `!~`.

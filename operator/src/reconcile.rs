@@ -192,6 +192,7 @@ impl Reconciler {
                 samples: &seen.samples,
                 queries: &seen.queries,
                 baseline: &seen.baseline,
+                asked: &seen.asked,
                 source: &seen.source,
                 no_hold: no_hold.as_deref(),
                 refused: refused.as_deref(),

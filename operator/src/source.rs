@@ -22,7 +22,7 @@ use stepgate_core::verdict::dispersion::Pods;
 use stepgate_crds::units::Span;
 
 pub use error::{ErrorClass, SourceError};
-pub use spec::{ClientCertificate, Credentials, SourceSpec, SpecError};
+pub use spec::{ClientCertificate, Credentials, SourceSpec, SpecError, TENANT_LABEL};
 
 /// The most that a rejected query's own message may add to an error, in characters.
 const MESSAGE_LIMIT: usize = 200;
@@ -51,6 +51,7 @@ pub struct MetricsSource {
     name: String,
     url: Url,
     scrape: Option<Span>,
+    tenant_label: Option<String>,
     limits: SourceLimits,
     connection: Connection,
 }
@@ -65,6 +66,7 @@ impl MetricsSource {
             name: spec.name.clone(),
             url: spec.url.clone(),
             scrape: spec.scrape,
+            tenant_label: spec.tenant_label.clone(),
             limits,
             connection: Connection::new(spec, limits)?,
         })
@@ -78,6 +80,11 @@ impl MetricsSource {
     /// How often it scrapes, where that is known.
     pub fn scrape(&self) -> Option<Span> {
         self.scrape
+    }
+
+    /// By which label it tells namespaces apart; none where users' own queries may read all that it has.
+    pub fn tenant_label(&self) -> Option<&str> {
+        self.tenant_label.as_deref()
     }
 
     /// The longest that a question takes.
@@ -139,6 +146,24 @@ impl MetricsSource {
         let parameters = [("query", expression), ("start", &start), ("end", &end), ("step", &step)];
         let data = self.ask("query_range", &parameters).await?;
         Ok(reply::pods(&data))
+    }
+
+    /// The number that an expression gives at each of `ends` (unix seconds on the grid of `step` seconds, ascending), in that order.
+    pub async fn numbers(&self, expression: &str, ends: &[i64], step: u32) -> Result<Vec<reply::Number>, SourceError> {
+        match ends {
+            [] => Ok(Vec::new()),
+            [end] => {
+                let parameters = [("query", expression), ("time", &end.to_string())];
+                let data = self.ask("query", &parameters).await?;
+                Ok(vec![reply::number(&data, *end)])
+            }
+            [first, .., last] => {
+                let (start, end, step) = (first.to_string(), last.to_string(), step.to_string());
+                let parameters = [("query", expression), ("start", &start), ("end", &end), ("step", &step)];
+                let data = self.ask("query_range", &parameters).await?;
+                Ok(reply::numbers(&data, ends))
+            }
+        }
     }
 
     /// The bucket boundaries that there are at a time, in the histogram's unit.

@@ -12,6 +12,8 @@ mod file;
 mod fixtures;
 #[path = "source/impostor.rs"]
 mod impostor;
+#[path = "source/own.rs"]
+mod own;
 #[path = "source/programs.rs"]
 mod programs;
 #[path = "source/prometheus.rs"]

@@ -11,7 +11,7 @@ use kube::client::Body;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use stepgate::execute::{Class, Requests};
-use stepgate::observe::Observer;
+use stepgate::observe::{Observer, SourceView};
 use stepgate::provider::Providers;
 use stepgate::source::sampler::{Sampler, SamplerOptions};
 use stepgate::telemetry::Metrics;
@@ -103,7 +103,11 @@ fn observer(client: Client) -> Observer {
         requests: Requests::new(client, metrics.clone(), "test".to_owned(), || true),
         sampler: Sampler::new([], SamplerOptions::default(), metrics, notify),
         providers: Providers::built_in().unwrap(),
-        sources: vec![("default".to_owned(), None)],
+        sources: vec![SourceView {
+            name: "default".to_owned(),
+            scrape: None,
+            tenant_label: Some("namespace".to_owned()),
+        }],
     }
 }
 

@@ -91,6 +91,16 @@ async fn six_lines_are_enough_and_get_their_defaults() -> Result<()> {
     Ok(())
 }
 
+fn queries(queries: &Value) -> Value {
+    json!({"analysis": {"queries": queries}})
+}
+
+/// So many queries of so many characters.
+fn of_length(queries: usize, length: usize) -> Value {
+    let query = |number: usize| json!({"name": format!("query-{number}"), "query": "q".repeat(length), "max": 1});
+    (0..queries).map(query).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_page_spells_out_is_accepted() -> Result<()> {
     let (_cluster, namespace) = world().await?;
@@ -128,6 +138,10 @@ async fn what_the_page_spells_out_is_accepted() -> Result<()> {
         json!({"analysis": {"errorRate": {"max": "50%"}}}),
         json!({"analysis": {"errorRate": {"max": "0.1%"}}}),
         json!({"analysis": {"errorRate": {"max": "auto"}}}),
+        queries(&json!([{"name": "queue-depth", "query": "max(queue)", "max": 100, "failureLimit": 3}])),
+        queries(&json!([{"name": "q", "query": "q", "min": -0.5}, {"name": "r", "query": "q", "min": 1, "max": 1e9}])),
+        queries(&of_length(10, 200)),
+        queries(&of_length(2, 1_000)),
         json!({"progressDeadline": "10s"}),
         json!({"traffic": {"settle": "0s", "drain": "0s"}}),
         json!({"traffic": {"routes": [{"name": "one"}, {"name": "two"}]}}),
@@ -215,6 +229,56 @@ async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result
         (
             json!({"steps": [{"weight": 100, "analysis": {"latency": {"max": "60%"}}}]}),
             "max must be above 0% and at most 50%",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "q"}])),
+            "a query has a max, a min, or both",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "q", "max": 1, "min": 2}])),
+            "min must not be above max",
+        ),
+        (
+            queries(&json!([{"name": "errors", "query": "q", "max": 1}])),
+            "errors and latency are the names of what Stepgate counts itself",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "a", "max": 1}, {"name": "q", "query": "b", "max": 1}])),
+            "Duplicate value",
+        ),
+        (
+            queries(&json!([{"name": "Queue depth", "query": "q", "max": 1}])),
+            "spec.analysis.queries[0].name",
+        ),
+        (
+            queries(&json!([{"name": "q".repeat(41), "query": "q", "max": 1}])),
+            "spec.analysis.queries[0].name",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "", "max": 1}])),
+            "spec.analysis.queries[0].query",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "q", "max": "100"}])),
+            "must be of type number",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "q", "max": 1, "failureLimit": 0}])),
+            "should be greater than or equal to 1",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "q", "max": 1, "failureLimit": 101}])),
+            "should be less than or equal to 100",
+        ),
+        (
+            queries(&json!([{"name": "q", "query": "q", "max": 1, "failurelimit": 1}])),
+            "unknown field \"spec.analysis.queries[0].failurelimit\"",
+        ),
+        (queries(&of_length(11, 1)), "must have at most 10 items"),
+        (queries(&of_length(1, 1_001)), "may not be more than 1000"),
+        (
+            queries(&of_length(10, 201)),
+            "the queries together have at most 2000 characters",
         ),
         (json!({"analysis": {"provider": "Nobody"}}), "spec.analysis.provider"),
         (json!({"analysis": {"provider": ""}}), "spec.analysis.provider"),

@@ -7,7 +7,7 @@ use super::{Cause, Outcome};
 use crate::{
     evidence::Evidence,
     query::CountQuery,
-    rollout::{Latency, RouteReference, Step},
+    rollout::{Latency, OwnQuery, RouteReference, Step},
     units::{Share, Span, Timestamp},
 };
 
@@ -73,6 +73,9 @@ pub struct Run {
     /// The counts for people: totals of this step, with the evidence as it was judged last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricReport>,
+    /// The user's own queries for people, as they were judged last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queries: Vec<QueryReport>,
     /// When this status was written last.
     pub refreshed: Timestamp,
 }
@@ -99,6 +102,10 @@ pub struct RunSpec {
     /// What is slow, and how much of it is tolerated; none where it is not judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
+    /// The user's own queries, as they were written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub queries: Vec<OwnQuery>,
     /// How long after the canary grew its latency does not count.
     #[serde(default)]
     pub warm_up: Span,
@@ -386,4 +393,31 @@ pub struct MetricReport {
     /// What the counts are selected by; none where `status` has no room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<CountQuery>,
+}
+
+/// One of the user's own queries for people.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryReport {
+    /// Its name.
+    pub name: String,
+    /// The number that it gave last at this step, as text; none where it gave none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// The largest number that is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// The smallest number that is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
+    /// Intervals in a row, up to the last with a number, in which it was out of its bounds.
+    pub failures: i32,
+    /// With so many the version has failed.
+    pub failure_limit: i32,
+    /// Why the newest interval gave no number; none where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+    /// The PromQL as it is asked; none where `status` has no room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
 }

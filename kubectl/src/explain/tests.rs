@@ -174,3 +174,35 @@ fn programs_get_the_same_numbers_and_the_promql() {
     assert_eq!((&rest["run"], &rest["metrics"]), (&Value::Null, &json!([])));
     assert_eq!(rest["lastRun"]["outcome"], "Promoted");
 }
+
+#[test]
+fn own_queries_are_told_with_value_bounds_and_what_is_asked() {
+    let mut value: Value = serde_json::to_value(reported(fixtures::stepping(1), "QueryOutOfBounds")).unwrap();
+    value["status"]["run"]["queries"] = json!([
+        {"name": "queue-depth", "value": "120.5", "max": 100.0, "failures": 2, "failureLimit": 3, "asked": "max(q{namespace=\"shop\"})"},
+        {"name": "lag", "min": 0.5, "failures": 0, "failureLimit": 1, "trouble": "the query gives no series"},
+    ]);
+    let rollout: Rollout = serde_json::from_value(value).unwrap();
+    let text = text(&rollout, fixtures::now());
+    let expected = "
+own queries     value   max   min   out of bounds in a row
+  queue-depth   120.5   100     –   2 of 3 intervals
+  lag            none     –   0.5   0 of 1 intervals
+
+PromQL: queue-depth, as Stepgate asks metrics source default
+
+max(q{namespace=\"shop\"})
+
+PromQL: lag: not in status, which has no room for it, or it cannot be asked (no number in the newest interval: the query gives no series)
+
+Evidence is a natural logarithm.";
+    assert!(text.contains(expected), "{text}");
+    assert!(
+        text.contains("Verdict   InsufficientTraffic: a query of the Rollout's own gives a number over its max")
+            || text.contains("QueryOutOfBounds: a query of the Rollout's own gives a number over its max"),
+        "{text}"
+    );
+    let document: Value = serde_json::from_str(&json(&rollout).unwrap()).unwrap();
+    assert_eq!(document["queries"][0]["asked"], "max(q{namespace=\"shop\"})");
+    assert_eq!(document["queries"][1]["failureLimit"], 1);
+}

@@ -90,6 +90,7 @@ pub(crate) fn preflight(rollout: &Rollout, looked: &Looked, now: Timestamp) -> P
         canary_youngest: None,
         samples: &[],
         queries: &[],
+        asked: &[],
         baseline: &Before::Untold,
         source: &SourceHealth::Untried,
         no_hold: None,
@@ -205,6 +206,13 @@ fn survey(view: &RolloutView, looked: &Looked, unseen: &mut Vec<String>) -> Opti
             instead: None,
         });
     }
+    let queries = view.spec.analysis.iter().flat_map(|analysis| &analysis.queries);
+    for query in queries {
+        unseen.push(format!(
+            "query {}: whether it can be asked, and what it gives; its number is taken to be within its bounds",
+            query.name
+        ));
+    }
     Some(Survey {
         workload: workload.clone(),
         canary_workload: looked.canary_workload.clone(),
@@ -215,6 +223,7 @@ fn survey(view: &RolloutView, looked: &Looked, unseen: &mut Vec<String>) -> Opti
         volume_claims: looked.volume_claims.clone(),
         rollouts: looked.claims.clone(),
         sources: vec![source(view).to_owned()],
+        refused_queries: Vec::new(),
         providers,
     })
 }

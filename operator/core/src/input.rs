@@ -72,6 +72,8 @@ pub struct Input<'a> {
     pub queries: &'a [Option<CountQuery>],
     /// What stable did before the run.
     pub baseline: &'a Before,
+    /// What the user's own queries are asked as, in their order; empty where there is no window.
+    pub asked: &'a [Option<String>],
     /// Whether the metrics source answers.
     pub source: &'a SourceHealth,
     /// Why no Deployment would be held; none where the hold is in place.
@@ -355,6 +357,8 @@ pub struct Window {
     pub provider: ProviderName,
     /// What is counted: the order is that of [`Interval::metrics`] and of the verdict's settings.
     pub metrics: Vec<Measure>,
+    /// The user's own queries; their numbers follow the counts in [`Interval::metrics`].
+    pub queries: Vec<Question>,
     /// What tells the two versions apart.
     pub arms: Arms,
 }
@@ -369,6 +373,15 @@ pub enum Measure {
         /// What takes longer is slow.
         threshold: Span,
     },
+}
+
+/// A query of the user's own, as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Question {
+    /// Its name.
+    pub name: String,
+    /// Its PromQL.
+    pub query: String,
 }
 
 /// What tells the requests of the two versions apart, for any provider.

@@ -47,6 +47,9 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
             survey.sources.join(", ")
         ));
     }
+    if let Some((name, why)) = survey.refused_queries.first() {
+        return Err(format!("spec.analysis.queries, query {name}: {why}"));
+    }
     let interval = analysis.interval.unwrap_or(input.limits.interval);
     if interval < input.limits.scrape.twice() {
         return Err(format!(
@@ -77,6 +80,9 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
 /// Most bytes of `status` for what a run keeps of spec, rules and parents. Counts, words and history take up to 10 of its 16 KiB.
 const ROOM: usize = 6_144;
 
+/// Most bytes of `status` for a query of the user's own, besides its text: its name, its number and what is said of it.
+const ROOM_OF_A_QUERY: usize = 300;
+
 /// Whether a status has room for what a run keeps.
 fn has_room(input: &Input<'_>, routes: &Routes<'_>, found: &Found) -> Result<(), String> {
     let spec = &input.rollout.spec;
@@ -86,8 +92,17 @@ fn has_room(input: &Input<'_>, routes: &Routes<'_>, found: &Found) -> Result<(),
         .collect();
     let kept = (found, &spec.traffic.routes, &spec.steps, &original);
     let bytes = serde_json::to_string(&kept).map_or(usize::MAX, |text| text.len());
-    if bytes <= ROOM {
+    let own = spec.analysis.as_ref().map_or(&[][..], |analysis| &analysis.queries);
+    let queries = serde_json::to_string(own).map_or(usize::MAX, |text| text.len());
+    let queries = queries.saturating_add(own.len().saturating_mul(ROOM_OF_A_QUERY));
+    if bytes.saturating_add(queries) <= ROOM {
         return Ok(());
+    }
+    if bytes <= ROOM {
+        return Err(format!(
+            "status has room for {ROOM} bytes of what a run keeps; rules, parents and routes of this Rollout take {bytes}, and the {} of spec.analysis.queries {queries}: give fewer or shorter queries",
+            own.len()
+        ));
     }
     Err(format!(
         "status has room for {ROOM} bytes of what a run keeps, and the {} rules, {} parents and {} routes of this Rollout take {bytes}; name fewer in spec.traffic.routes, or give them shorter names",

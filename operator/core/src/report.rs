@@ -111,8 +111,18 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     status
 }
 
-/// Leaves out what can be spared: the queries, from the last metric on.
+/// Leaves out what can be spared: what the user's own queries are asked as, then the queries of the metrics, from the last on.
 fn fit(status: &mut RolloutStatus) {
+    let fits = |status: &RolloutStatus| serde_json::to_string(status).is_ok_and(|text| text.len() <= MOST);
+    let own = status.run.as_ref().map_or(0, |run| run.queries.len());
+    for at in (0..own).rev() {
+        if fits(status) {
+            return;
+        }
+        if let Some(query) = status.run.as_mut().and_then(|run| run.queries.get_mut(at)) {
+            query.asked = None;
+        }
+    }
     let metrics = status.run.as_ref().map_or(0, |run| run.metrics.len());
     for at in (0..metrics).rev() {
         let asked = |status: &RolloutStatus| {
@@ -122,7 +132,7 @@ fn fit(status: &mut RolloutStatus) {
         if asked(status).is_none() {
             continue;
         }
-        if serde_json::to_string(status).is_ok_and(|text| text.len() <= MOST) {
+        if fits(status) {
             return;
         }
         if let Some(metric) = status.run.as_mut().and_then(|run| run.metrics.get_mut(at)) {

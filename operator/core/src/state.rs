@@ -28,11 +28,11 @@ use stepgate_crds::{
 
 use crate::{
     canary,
-    input::{Arms, BaselineWindow, Input, Measure, RolloutView, Seen, SourceHealth, Window},
+    input::{Arms, BaselineWindow, Input, Measure, Question, RolloutView, Seen, SourceHealth, Window},
     plan::{Plan, Wake},
     report::{self, Said},
     side::{self, Side},
-    verdict::{self, DataError, Judgement, MetricSettings, Moment, Rule, Settings, Verdict},
+    verdict::{self, DataError, Judgement, MetricSettings, Moment, QuerySettings, Rule, Settings, Verdict},
 };
 
 /// One look at a run.
@@ -249,7 +249,14 @@ impl<'a> Pass<'a> {
             by_step(latency, |own| own.latency.as_ref().map(|own| own.max))
         });
         let metrics = [errors].into_iter().chain(latency).collect();
+        let queries = spec.queries.iter().map(|query| QuerySettings {
+            name: query.name.clone(),
+            max: query.max,
+            min: query.min,
+            failure_limit: query.failure_limit(),
+        });
         Settings {
+            queries: queries.collect(),
             phi: spec.phi,
             check_share: !counts_all_callers,
             ..Settings::new(metrics, u32::try_from(spec.steps.len()).unwrap_or(1))
@@ -318,7 +325,7 @@ impl<'a> Pass<'a> {
                 match rule {
                     Rule::Tripwire { .. } => rolling_back::TRIPWIRE,
                     Rule::Restarts { .. } => "CanaryRestarts",
-                    Rule::Relative { .. } | Rule::Absolute { .. } => "Verdict",
+                    Rule::Relative { .. } | Rule::Absolute { .. } | Rule::OwnQuery { .. } => "Verdict",
                 },
                 verdict.to_string(),
             )),
@@ -359,6 +366,7 @@ impl<'a> Pass<'a> {
             run.evidence = judgement.evidence.clone();
             run.rule = Some(verdict.reason().to_owned());
             run.metrics = metrics::reports(&judgement.explanations, self.input.queries);
+            run.queries = metrics::own(&judgement.queries, self.input.asked);
         }
     }
 
@@ -384,6 +392,15 @@ pub fn window(rollout: &RolloutView) -> Option<Window> {
             .chain(run.spec.latency.iter().map(|latency| Measure::Latency {
                 threshold: latency.threshold,
             }))
+            .collect(),
+        queries: run
+            .spec
+            .queries
+            .iter()
+            .map(|query| Question {
+                name: query.name.clone(),
+                query: query.query.clone(),
+            })
             .collect(),
         arms: arms(rollout, found, stable),
     })

@@ -14,6 +14,7 @@ mod forecast;
 mod interval;
 mod meaning;
 mod observation;
+mod own;
 mod process;
 mod reason;
 pub mod settings;
@@ -31,8 +32,9 @@ pub use interval::Ratio;
 pub use meaning::meaning;
 pub(crate) use observation::as_f64;
 pub use observation::{Arm, Counts, DataError, Interval, Observation};
+pub use own::QueryExplanation;
 pub use reason::{HoldReason, RetreatCause, Rule, Verdict};
-pub use settings::{MetricSettings, Settings};
+pub use settings::{MetricSettings, QuerySettings, Settings};
 
 /// Where the run is for the intervals handed to [`judge`] with it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,14 +89,17 @@ pub struct Judgement {
     pub verdict: Verdict,
     /// The numbers behind it, one for each metric in the order of the settings.
     pub explanations: Vec<MetricExplanation>,
+    /// The user's own queries, in the order of the settings.
+    pub queries: Vec<QueryExplanation>,
 }
 
 impl Judgement {
-    /// Counts and evidence of every metric, in one line.
+    /// Counts and evidence of every metric, and the user's own numbers, in one line.
     #[must_use]
     pub fn numbers(&self) -> String {
-        let metrics: Vec<String> = self.explanations.iter().map(ToString::to_string).collect();
-        metrics.join("; ")
+        let metrics = self.explanations.iter().map(ToString::to_string);
+        let queries = self.queries.iter().map(ToString::to_string);
+        metrics.chain(queries).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -145,9 +150,11 @@ pub fn judge(
         .collect();
     let verdict = decide::decide(&evidence, settings, moment, restarts, &missing);
     let explanations = explain::explain(&evidence, settings, &missing);
+    let queries = own::explain(&evidence.queries, settings);
     Judgement {
         evidence,
         verdict,
         explanations,
+        queries,
     }
 }

@@ -37,6 +37,7 @@ mod decisions {
     mod latency;
     mod lives;
     mod mishaps;
+    mod own;
     mod parents;
     mod patience;
     mod preflight;

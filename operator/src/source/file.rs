@@ -121,6 +121,9 @@ struct Fields {
     bearer_token_file: Option<String>,
     tenant: Option<String>,
     tenant_header: Option<String>,
+    tenant_label: Option<String>,
+    #[serde(default)]
+    single_tenant: bool,
     #[serde(default)]
     headers: BTreeMap<String, String>,
     #[serde(default)]
@@ -167,6 +170,17 @@ impl Fields {
             }
             spec.scrape = Some(scrape);
         }
+        spec.tenant_label = match (self.tenant_label, self.single_tenant) {
+            (Some(_), true) => {
+                return Err(fault(
+                    "singleTenant",
+                    "true says that no label tells tenants apart, and tenantLabel names one",
+                ));
+            }
+            (None, true) => None,
+            (Some(label), false) => Some(tenant_label(label)?),
+            (None, false) => spec.tenant_label,
+        };
         let encrypted = spec.url.scheme() == "https";
         let tls = [
             ("caFile", &self.ca_file),
@@ -244,6 +258,19 @@ impl Fields {
         };
         Ok(spec)
     }
+}
+
+/// A label of series; those with two underscores in front are Prometheus' own.
+fn tenant_label(label: String) -> Result<String, Fault> {
+    let plain = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let is_label = label.chars().all(plain) && !label.starts_with(|first: char| first.is_ascii_digit());
+    if label.is_empty() || !is_label || label.starts_with("__") {
+        return Err(fault(
+            "tenantLabel",
+            "the name of a label that the source gives each series, such as namespace",
+        ));
+    }
+    Ok(label)
 }
 
 fn fault(field: &str, why: &str) -> Fault {

@@ -5,6 +5,8 @@
 //! rule: where there are requests, no series of bad ones means that there were none. Slow ones are no such series: they are the requests
 //! that no bucket up to the threshold has, and without that bucket they are not known.
 
+mod number;
+
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -14,6 +16,8 @@ use thiserror::Error;
 use stepgate_core::verdict::dispersion::Pods;
 use stepgate_core::verdict::{Arm, Counts, Observation};
 use stepgate_crds::evidence::Trouble;
+
+pub use number::{Number, NumberError, number, numbers};
 
 use crate::provider::{Of, QUESTION_LABEL, SERIES_LABEL, Series};
 

@@ -14,14 +14,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use stepgate_core::input::{Before, SourceHealth, Window};
+use stepgate_core::input::{Before, Question, SourceHealth, Window};
 use stepgate_core::verdict::{DataError, Interval};
+use stepgate_crds::evidence::Trouble;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::MetricsSource;
-use crate::provider::{Provider, ProviderError, Query};
+use crate::provider::{self, Provider, ProviderError, Query};
 use crate::telemetry::Metrics;
 pub use baseline::BaselineWant;
 use book::{Book, lock};
@@ -52,11 +53,14 @@ pub struct Want {
     pub interval: u32,
     /// The queries of that interval ([`crate::provider::Provider::query`]), one for each metric, or why there is none for it.
     pub queries: Vec<Result<Query, DataError>>,
+    /// The user's own queries as they are asked, or why one cannot be; their numbers follow the counts in each interval.
+    pub own: Vec<Result<String, DataError>>,
 }
 
 impl Want {
-    /// What a decision asks for, in the words of the provider that was chosen for it.
-    pub fn of(window: &Window, provider: &Provider) -> Result<Self, ProviderError> {
+    /// What a decision asks for, in the words of the provider that was chosen for it. `tenant_label`: by which label the source tells
+    /// namespaces apart, where it is to.
+    pub fn of(window: &Window, provider: &Provider, tenant_label: Option<&str>) -> Result<Self, ProviderError> {
         let interval = window.interval.max(1);
         let query = |measure| match provider.query(&window.arms, interval, measure) {
             Ok(query) => Ok(Ok(query)),
@@ -64,11 +68,18 @@ impl Want {
             Err(error @ ProviderError::NoLatency { .. }) => Ok(Err(DataError::unreadable(error.to_string()))),
             Err(error) => Err(error),
         };
+        let own = |question: &Question| {
+            provider::asked(&question.query, &window.arms, tenant_label).map_err(|error| DataError {
+                kind: Trouble::QueryRefused,
+                detail: error.to_string(),
+            })
+        };
         Ok(Self {
             source: window.source.clone(),
             from_exclusive: window.from,
             interval,
             queries: window.metrics.iter().map(query).collect::<Result<_, _>>()?,
+            own: window.queries.iter().map(own).collect(),
         })
     }
 }
@@ -203,6 +214,7 @@ impl Sampler {
             key: key.clone(),
             source: want.source.clone(),
             queries: want.queries.clone(),
+            own: want.own.clone(),
             interval: want.interval.max(1),
             book: Arc::clone(&book),
             unanswered: false,
@@ -217,6 +229,7 @@ impl Reading {
     fn serves(&self, want: &Want) -> bool {
         self.want.source == want.source
             && self.want.queries == want.queries
+            && self.want.own == want.own
             && self.want.interval == want.interval
             && self.book.pages().reaches_back_to(want.from_exclusive)
     }

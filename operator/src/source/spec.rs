@@ -11,6 +11,9 @@ use reqwest::header::{HeaderName, HeaderValue};
 use stepgate_crds::units::Span;
 use thiserror::Error;
 
+/// The label by which a source tells namespaces apart, where its administrator does not say another.
+pub const TENANT_LABEL: &str = "namespace";
+
 /// A metrics source as the administrator set it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
@@ -20,6 +23,8 @@ pub struct SourceSpec {
     pub url: Url,
     /// How often it scrapes; none: as `--scrape-interval` says.
     pub scrape: Option<Span>,
+    /// By which label it tells namespaces apart: users' own queries are held to theirs by it. None: they may read all that it has.
+    pub tenant_label: Option<String>,
     /// What it is shown, and what it has to show.
     pub credentials: Credentials,
 }
@@ -98,6 +103,7 @@ impl SourceSpec {
             name: name.to_owned(),
             url,
             scrape: None,
+            tenant_label: Some(TENANT_LABEL.to_owned()),
             credentials: Credentials::default(),
         })
     }

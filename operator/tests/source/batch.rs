@@ -78,6 +78,7 @@ impl Crowd {
                 from_exclusive: 0,
                 interval: self.end,
                 queries: queries.iter().cloned().map(Ok).collect(),
+                own: Vec::new(),
             },
         );
         match (snapshot.intervals.first(), snapshot.health) {

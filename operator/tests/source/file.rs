@@ -120,6 +120,19 @@ fn each_mistake_names_file_source_and_field() {
         ),
         (&of("scrapeInterval: 0s"), "sources.team.scrapeInterval: from 1s to 10m"),
         (&of("scrapeInterval: often"), "sources.team.scrapeInterval: "),
+        (&of("tenantLabel: ''"), "sources.team.tenantLabel: the name of a label"),
+        (
+            &of("tenantLabel: 'a b'"),
+            "sources.team.tenantLabel: the name of a label",
+        ),
+        (
+            &of("tenantLabel: __name__"),
+            "sources.team.tenantLabel: the name of a label",
+        ),
+        (
+            &of("tenantLabel: team, singleTenant: true"),
+            "sources.team.singleTenant: true says that no label",
+        ),
         (
             "sources: {team: {url: 'http://p', caFile: /ca}}",
             "sources.team.caFile: it is for https",
@@ -136,4 +149,21 @@ fn each_mistake_names_file_source_and_field() {
     }
     let error = read("/no/such/file.yaml".as_ref()).unwrap_err().to_string();
     assert_eq!(error, "--metrics-sources-file /no/such/file.yaml cannot be read");
+}
+
+#[test]
+fn a_source_holds_queries_to_their_namespace_unless_it_is_said_that_it_does_not() {
+    let label = |fields: &str| {
+        let text = format!("sources: {{a: {{url: 'http://p'{fields}}}}}");
+        parse("sources.yaml", &text).unwrap().remove(0).tenant_label
+    };
+    assert_eq!(label("").as_deref(), Some("namespace"));
+    assert_eq!(label(", singleTenant: false").as_deref(), Some("namespace"));
+    assert_eq!(
+        label(", tenantLabel: kubernetes_namespace").as_deref(),
+        Some("kubernetes_namespace")
+    );
+    assert_eq!(label(", singleTenant: true"), None);
+    let short = parse("sources.yaml", "sources: {a: 'http://p'}").unwrap().remove(0);
+    assert_eq!(short.tenant_label.as_deref(), Some("namespace"));
 }

@@ -29,6 +29,8 @@ pub struct Survey {
     pub rollouts: Vec<ClaimView>,
     /// The names of the metrics sources that the administrator set up.
     pub sources: Vec<String>,
+    /// Those of the Rollout's own queries that cannot be asked: the name, and why.
+    pub refused_queries: Vec<(String, String)>,
     /// The sets of queries that there are, each with the controllers whose gateways it fits.
     pub providers: Vec<ProviderView>,
 }

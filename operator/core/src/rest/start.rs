@@ -65,6 +65,7 @@ pub fn start(input: &Input<'_>, workload: &WorkloadView) -> Plan {
         evidence: Evidence::default(),
         rule: None,
         metrics: Vec::new(),
+        queries: Vec::new(),
         refreshed: input.now,
     };
     let steps = run
@@ -132,6 +133,7 @@ pub fn run_spec(input: &Input<'_>) -> RunSpec {
         baseline: None,
         no_baseline: None,
         latency: analysis.latency,
+        queries: analysis.queries,
         warm_up: limits.warm_up,
         phi: limits.phi,
     }

@@ -157,12 +157,13 @@ fn noisy_until(pass: &Pass<'_>, drained: Timestamp) -> Option<Timestamp> {
     }
     let interval = interval_seconds(pass.run.spec.interval);
     let zero_since = pass.since().ceil_seconds();
+    let counted = pass.settings().metrics.len();
     let quiet = input.samples.iter().any(|sample| {
         sample.end - i64::from(sample.seconds) >= zero_since
-            && sample.metrics.iter().all(|metric| match metric {
+            && sample.metrics.iter().take(counted).all(|metric| match metric {
                 Observation::Counts(counts) => counts.canary.requests < 0.5,
                 Observation::CanarySilent { .. } | Observation::Silent => true,
-                Observation::Error(_) => false,
+                Observation::Error(_) | Observation::Value(_) => false,
             })
     });
     if quiet {

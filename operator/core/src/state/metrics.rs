@@ -2,15 +2,34 @@
 //!
 //! Rounded to three decimals: enough for people, and the same counts give the same bytes.
 
-use stepgate_crds::{query::CountQuery, status::MetricReport};
+use stepgate_crds::{
+    query::CountQuery,
+    status::{MetricReport, QueryReport},
+};
 
-use crate::verdict::MetricExplanation;
+use crate::verdict::{MetricExplanation, QueryExplanation};
 
 /// One report for each metric; `queries` is in their order, and may be shorter.
 pub(super) fn reports(explanations: &[MetricExplanation], queries: &[Option<CountQuery>]) -> Vec<MetricReport> {
     let queries = queries.iter().cloned().chain(std::iter::repeat(None));
     let reports = explanations.iter().zip(queries);
     reports.map(|(explanation, query)| report(explanation, query)).collect()
+}
+
+/// One report for each of the user's own queries; `asked` is in their order, and may be shorter.
+pub(super) fn own(explanations: &[QueryExplanation], asked: &[Option<String>]) -> Vec<QueryReport> {
+    let asked = asked.iter().cloned().chain(std::iter::repeat(None));
+    let reports = explanations.iter().zip(asked).map(|(explanation, asked)| QueryReport {
+        name: explanation.settings.name.clone(),
+        value: explanation.value.clone(),
+        max: explanation.settings.max,
+        min: explanation.settings.min,
+        failures: i32::try_from(explanation.failures).unwrap_or(i32::MAX),
+        failure_limit: i32::try_from(explanation.settings.failure_limit).unwrap_or(i32::MAX),
+        trouble: explanation.trouble.clone(),
+        asked,
+    });
+    reports.collect()
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "counts stay below 2^53")]

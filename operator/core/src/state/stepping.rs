@@ -148,6 +148,7 @@ fn rise(pass: &Pass<'_>, judgement: Option<&Judgement>, needed: i32) -> Plan {
     status.verdict = None;
     if let Some(run) = &mut status.run {
         run.metrics = Vec::new();
+        run.queries = Vec::new();
         run.rule = None;
     }
     let said = Said::passing(

@@ -7,6 +7,7 @@ use stepgate_crds::evidence::{Evidence, MetricEvidence, Process, Recent, Tally};
 use super::eprocess::{ln_e_share, ln_tail_over, within};
 use super::forecast::{Missing, rate};
 use super::observation::{Arm, DataError, as_f64};
+use super::own;
 use super::process::{self, Begun, plus};
 use super::reason::{HoldReason, RetreatCause, Rule, Verdict};
 use super::settings::{
@@ -57,7 +58,8 @@ pub(super) fn decide(
     let failed = (cases.iter().find_map(Case::tripwire))
         .or_else(|| failed_restarts(restarts?))
         .or_else(|| cases.iter().find_map(Case::absolute))
-        .or_else(|| cases.iter().find_map(Case::relative));
+        .or_else(|| cases.iter().find_map(Case::relative))
+        .or_else(|| own::failed(&evidence.queries, settings, moment));
     if let Some(rule) = failed {
         return Verdict::Fail(rule);
     }
@@ -77,7 +79,8 @@ pub(super) fn decide(
         .or_else(|| cases.iter().find_map(Case::unmeasured))
         .or_else(|| cases.iter().find_map(Case::inconsistent))
         .or_else(|| cases.iter().find_map(Case::share_mismatch))
-        .or_else(|| cases.iter().find_map(Case::shared_fault));
+        .or_else(|| cases.iter().find_map(Case::shared_fault))
+        .or_else(|| own::objection(&evidence.queries, settings, moment));
     if let Some(reason) = objection {
         return Verdict::Hold(reason);
     }
@@ -94,7 +97,7 @@ pub(super) fn decide(
         _ => u64::MAX,
     });
     match longest {
-        None => Verdict::Pass,
+        None => own::unread(&evidence.queries, settings, moment).map_or(Verdict::Pass, Verdict::Hold),
         Some(reason) => Verdict::Hold(cases.iter().find_map(Case::stable_is_worse).unwrap_or(reason)),
     }
 }

@@ -7,6 +7,7 @@ use stepgate_crds::evidence::{Evidence, MetricEvidence, ProcessKind, Recent, Ste
 use super::Moment;
 use super::eprocess::{ln_tail_over, within};
 use super::observation::{Interval, Reading, as_f64};
+use super::own;
 use super::process::{self, Begun, plus};
 use super::settings::{MetricSettings, RECENT, STABLE_OVER_ALPHA, Settings};
 
@@ -33,6 +34,7 @@ pub(super) fn aligned(evidence: &Evidence, settings: &Settings) -> Evidence {
     });
     Evidence {
         metrics: metrics.collect(),
+        queries: own::aligned(&evidence.queries, settings),
         ..evidence.clone()
     }
 }
@@ -66,6 +68,7 @@ pub(super) fn enter_step(evidence: &mut Evidence, settings: &Settings, step: u32
             );
         }
     }
+    own::enter_step(&mut evidence.queries);
     evidence.step = Some(step);
     if begins {
         evidence.steps_begun = step.saturating_add(1);
@@ -147,6 +150,10 @@ pub(super) fn fold(evidence: &mut Evidence, interval: &Interval, settings: &Sett
             count(kept, &reading, interval, metric);
             look_at_stable(kept, interval, begun, settings, metric, moment);
         }
+    }
+    // What is sent to the canary is judged, and nothing where nothing is sent.
+    if used == Use::Counted && own::speak(moment) {
+        own::fold(&mut evidence.queries, interval, settings);
     }
     evidence.through = interval.end;
 }

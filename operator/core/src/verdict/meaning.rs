@@ -41,6 +41,7 @@ pub fn meaning(reason: &str) -> Option<String> {
             "the new version's share of the requests is not what its weight says, so the counts may not be the route's"
         }
         "CanaryUnmeasured" => "another metric counts requests of the new version and this one counts none",
+        "QueryOutOfBounds" => "a query of the Rollout's own gives a number over its max or under its min",
         "Inconsistent" => "more bad requests than requests were counted too often, so the counts cannot be relied on",
         name => trouble(Trouble::ALL.into_iter().find(|trouble| trouble.reason() == name)?),
     };
@@ -65,8 +66,15 @@ const fn trouble(trouble: Trouble) -> &'static str {
         Trouble::SourceReplyPartial => "the metrics source says itself that its reply is not complete",
         Trouble::SourceClockSkew => "the clock of the metrics source is another one, so its times mean nothing here",
         Trouble::QueryRejected => "the metrics source cannot evaluate the query",
-        Trouble::QueryResultType => "the query's result is of a type that holds no counts",
-        Trouble::QueryResultSeries => "the query's result has two series for one count, or one for none",
+        Trouble::QueryResultType => "the query's result is of another type than one that can be judged",
+        Trouble::QueryResultSeries => "the query's result has two series where one is expected, or one for none",
+        Trouble::QueryNoData => {
+            "a query of the Rollout's own gives no number, which is neither well nor out of its bounds"
+        }
+        Trouble::QueryNotFinite => {
+            "a query of the Rollout's own gives NaN or an infinite number, which cannot be judged"
+        }
+        Trouble::QueryRefused => "a query of the Rollout's own cannot be asked as it is written",
         Trouble::NotACount => "a value of the query's result is no count: it is not finite, or negative",
     }
 }

@@ -67,6 +67,8 @@ pub enum Observation {
     },
     /// Both totals came back empty.
     Silent,
+    /// The number that one of the user's own queries gave.
+    Value(f64),
     /// A failed query, a warning, a partial or senseless answer.
     Error(DataError),
 }
@@ -78,7 +80,7 @@ pub struct Interval {
     pub end: i64,
     /// Its length.
     pub seconds: u32,
-    /// One observation for each metric, in the order of the settings.
+    /// One observation for each metric, in the order of the settings, and then one for each of the user's own queries.
     pub metrics: Vec<Observation>,
 }
 
@@ -108,6 +110,9 @@ impl Reading {
                 kind: *kind,
                 detail: shortened(detail),
             }),
+            Some(Observation::Value(_)) => Err(DataError::unreadable(
+                "the sampler returned one number in place of counts",
+            )),
             Some(Observation::Silent) => Ok(Self::Silent),
             Some(Observation::CanarySilent { stable }) => {
                 tally("stable", *stable).map(|(stable, _)| match stable.requests {
@@ -178,7 +183,7 @@ pub(crate) fn as_f64(count: u64) -> f64 {
 }
 
 /// At most 240 bytes or so: it is kept in status.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     const LONGEST: usize = 240;
     if text.len() <= LONGEST {
         return text.to_owned();

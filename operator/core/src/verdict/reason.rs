@@ -59,6 +59,13 @@ pub enum Rule {
         /// Stable in the same time.
         stable: Arm,
     },
+    /// A query of the user's own was out of its bounds for too long.
+    OwnQuery {
+        /// Its name, value and bounds in words.
+        said: String,
+        /// In how many intervals in a row.
+        intervals: u32,
+    },
     /// Its containers end with errors.
     Restarts {
         /// Error exits of the canary's application containers.
@@ -155,6 +162,15 @@ pub enum HoldReason {
         /// In how many intervals.
         intervals: u32,
     },
+    /// A query of the user's own is out of its bounds.
+    QueryOutOfBounds {
+        /// Its name, value and bounds in words.
+        said: String,
+        /// In how many intervals in a row.
+        intervals: u32,
+        /// With so many it fails the version.
+        limit: u32,
+    },
     /// Too often more bad requests than requests were counted.
     Inconsistent {
         /// The metric's name.
@@ -193,6 +209,7 @@ impl Rule {
             Self::Relative { .. } => "WorseThanStable",
             Self::Absolute { .. } => "OverMax",
             Self::Tripwire { .. } => "Tripwire",
+            Self::OwnQuery { .. } => "QueryOutOfBounds",
             Self::Restarts { .. } => "Restarts",
         }
     }
@@ -217,6 +234,7 @@ impl HoldReason {
             | Self::SharedFault { .. }
             | Self::StableIsWorse { .. }
             | Self::ShareMismatch { .. }
+            | Self::QueryOutOfBounds { .. }
             | Self::Inconsistent { .. } => false,
         }
     }
@@ -236,6 +254,7 @@ impl HoldReason {
             Self::ShareMismatch { .. } => "ShareMismatch",
             Self::MetricsUnavailable(error) => error.kind.reason(),
             Self::CanaryUnmeasured { .. } => "CanaryUnmeasured",
+            Self::QueryOutOfBounds { .. } => "QueryOutOfBounds",
             Self::Inconsistent { .. } => "Inconsistent",
         }
     }
@@ -287,6 +306,8 @@ impl fmt::Display for Rule {
                 percent(TRIPWIRE_STABLE),
                 of(*stable)
             ),
+            Self::OwnQuery { said, intervals: 1 } => write!(to, "query {said}"),
+            Self::OwnQuery { said, intervals } => write!(to, "query {said}, in {intervals} intervals in a row"),
             Self::Restarts {
                 canary,
                 canary_rate,
@@ -388,6 +409,10 @@ impl fmt::Display for HoldReason {
             Self::CanaryUnmeasured { metric, intervals } => write!(
                 to,
                 "{metric}: nothing was counted for the canary in {intervals} intervals, although another metric counts its requests; does the new version still expose what is asked for?"
+            ),
+            Self::QueryOutOfBounds { said, intervals, limit } => write!(
+                to,
+                "query {said}, in {intervals} of the {limit} intervals in a row that fail the version"
             ),
             Self::Inconsistent { metric, intervals } => write!(
                 to,

@@ -111,11 +111,33 @@ impl MetricSettings {
     }
 }
 
+/// One of the user's own queries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuerySettings {
+    /// Its name in status and messages.
+    pub name: String,
+    /// The largest number that is well.
+    pub max: Option<f64>,
+    /// The smallest number that is well.
+    pub min: Option<f64>,
+    /// Out of its bounds in so many intervals in a row it fails the version; at least 1.
+    pub failure_limit: u32,
+}
+
+impl QuerySettings {
+    /// Whether a number is within the bounds.
+    pub(super) fn holds(&self, value: f64) -> bool {
+        self.max.is_none_or(|max| value <= max) && self.min.is_none_or(|min| value >= min)
+    }
+}
+
 /// The parameters of a run's verdict.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// What is judged; the order is that of [`super::Interval::metrics`].
     pub metrics: Vec<MetricSettings>,
+    /// The user's own queries; their values follow those of the metrics in [`super::Interval::metrics`].
+    pub queries: Vec<QuerySettings>,
     /// Number of the run's steps: the failure tests' restarts share their weight among them.
     pub steps: u32,
     /// See [`ALPHA`].
@@ -139,6 +161,7 @@ impl Settings {
     pub fn new(metrics: Vec<MetricSettings>, steps: u32) -> Self {
         Self {
             metrics,
+            queries: Vec::new(),
             steps,
             alpha: ALPHA,
             beta: BETA,

@@ -1,4 +1,4 @@
-//! What the verdict promises, case by case; beside it `course` (over time), `explain` (the numbers for people), `latency` (the second metric), `memory` (what is kept),
+//! What the verdict promises, case by case; beside it `course` (over time), `explain` (the numbers for people), `latency` (the second metric), `memory` (what is kept), `own` (the user's own queries),
 //! `properties` (what holds always), `shared` (what both versions suffer from, and what comes in clumps) and `simulation` (how fast and
 //! how safe).
 
@@ -7,6 +7,7 @@ mod edges;
 mod explain;
 mod latency;
 mod memory;
+mod own;
 mod properties;
 mod shared;
 mod simulation;

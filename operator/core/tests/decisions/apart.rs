@@ -43,6 +43,7 @@ fn survey(own: &[(&str, &str)], pods: &[(&str, &str)]) -> Survey {
         volume_claims: Vec::new(),
         rollouts: Vec::new(),
         sources: Vec::new(),
+        refused_queries: Vec::new(),
         providers: Vec::new(),
     }
 }

@@ -304,3 +304,33 @@ fn the_metrics_source_and_its_interval() {
         &["spec.analysis.interval is 5s", "every 3s"],
     );
 }
+
+#[test]
+fn a_query_that_cannot_be_asked_is_refused_with_its_place() {
+    let refused = |seen: &mut Observed| {
+        let why = "at character 5, the end: `)` is expected here".to_owned();
+        survey(seen).refused_queries = vec![("queue-depth".to_owned(), why)];
+    };
+    let mut seen = seen();
+    refused(&mut seen);
+    let why = preflight::find(&seen.input(), seen.survey.as_ref().unwrap()).unwrap_err();
+    assert_eq!(
+        why,
+        "spec.analysis.queries, query queue-depth: at character 5, the end: `)` is expected here"
+    );
+}
+
+#[test]
+fn queries_that_status_has_no_room_for_are_refused_before_a_run() {
+    let with = |queries: usize, length: usize| {
+        let mut seen = seen();
+        let query = |number: usize| json!({"name": format!("query-{number}"), "query": "q".repeat(length), "max": 1});
+        let queries: Vec<Value> = (0..queries).map(query).collect();
+        let analysis = serde_json::from_value(json!({"queries": queries})).unwrap();
+        seen.rollout.spec.analysis = Some(analysis);
+        preflight::find(&seen.input(), seen.survey.as_ref().unwrap()).map(|_| ())
+    };
+    assert_eq!(with(10, 100), Ok(()));
+    let why = with(10, 1_000).unwrap_err();
+    assert!(why.contains("give fewer or shorter queries"), "{why}");
+}

@@ -61,6 +61,8 @@ fn root<'a>(mut cause: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::e
 pub(super) struct Feed {
     pub(super) source: MetricsSource,
     slots: Semaphore,
+    /// Of their own for users' queries: counts do not wait for what takes long.
+    own: Semaphore,
     scrape: Duration,
     /// How long after its scrape a sample can be there.
     settle: Duration,
@@ -80,6 +82,7 @@ impl Feed {
     pub(super) fn new(source: MetricsSource, options: &SamplerOptions) -> Self {
         Self {
             slots: Semaphore::new(options.concurrency.max(1)),
+            own: Semaphore::new(options.concurrency.max(1)),
             scrape: source.scrape().map_or(options.scrape, Span::duration),
             settle: options.settle,
             gathering: Gathering::new(options.gather),
@@ -162,6 +165,31 @@ impl Feed {
             samples.iter().any(Result::is_err)
         })
         .await
+    }
+
+    /// The numbers of one of a user's own queries, within the time that one question may take, its turn included. What becomes of it says
+    /// nothing of the source: a query that no source can answer keeps nobody else from it.
+    pub(super) async fn numbers(
+        &self,
+        expression: &str,
+        ends: &[i64],
+        interval: u32,
+        metrics: &Metrics,
+    ) -> Result<Vec<reply::Number>, Problem> {
+        let started = Instant::now();
+        let question = async {
+            let _slot = self.own.acquire().await;
+            self.source.numbers(expression, ends, interval).await
+        };
+        let answer = tokio::time::timeout(self.source.timeout(), question).await;
+        let answer = answer.unwrap_or_else(|_| Err(self.source.timed_out()));
+        let outcome = match &answer {
+            Ok(numbers) if numbers.iter().any(Result::is_err) => "data_error",
+            Ok(_) => "ok",
+            Err(error) => error.label(),
+        };
+        metrics.source_query(self.source.name(), outcome, started.elapsed());
+        answer.map_err(|error| Problem::from(&error))
     }
 
     /// Asks when there is a slot; counts the question and how it went.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use stepgate_core::verdict::{DataError, Interval, Observation};
 use stepgate_crds::evidence::Trouble;
 use tokio::sync::mpsc;
@@ -69,6 +69,7 @@ pub(super) struct Task {
     pub(super) key: Key,
     pub(super) source: String,
     pub(super) queries: Vec<Result<Query, DataError>>,
+    pub(super) own: Vec<Result<String, DataError>>,
     pub(super) interval: u32,
     pub(super) book: Arc<Book>,
     /// The last query failed: that the source's clock can be read does not mean that it is well again.
@@ -118,9 +119,41 @@ impl Task {
         Ok(())
     }
 
+    /// The observations at these ends, of each metric and then of each of the user's own queries. Both are asked at once, so that counts never
+    /// wait for what a user asks.
+    async fn read(&self, feed: &Arc<Feed>, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
+        let own = join_all(self.own.iter().map(|query| self.read_own(feed, query.as_ref(), ends)));
+        let (counts, own) = join(self.read_counts(feed, ends), own).await;
+        Ok(counts?.into_iter().chain(own).collect())
+    }
+
+    /// The numbers of one of the user's own queries, or why there is none.
+    async fn read_own(&self, feed: &Arc<Feed>, query: Result<&String, &DataError>, ends: &[i64]) -> Vec<Observation> {
+        let spoilt = |kind, why: &dyn std::fmt::Display| {
+            Observation::Error(DataError {
+                kind,
+                detail: why.to_string(),
+            })
+        };
+        let query = match query {
+            Ok(query) => query,
+            Err(error) => return vec![Observation::Error(error.clone()); ends.len()],
+        };
+        match feed.numbers(query, ends, self.interval, &self.shared.metrics).await {
+            Ok(numbers) => {
+                let observation = |number: reply::Number| match number {
+                    Ok(value) => Observation::Value(value),
+                    Err(error) => spoilt(error.trouble(), &error),
+                };
+                numbers.into_iter().map(observation).collect()
+            }
+            Err(problem) => vec![spoilt(problem.kind, &problem.message); ends.len()],
+        }
+    }
+
     /// The observations of each metric at these ends, in the order of the queries. What keeps one metric from being read spoils that metric
     /// alone; an error is that none could be.
-    async fn read(&self, feed: &Arc<Feed>, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
+    async fn read_counts(&self, feed: &Arc<Feed>, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
         let read = join_all(
             self.queries
                 .iter()

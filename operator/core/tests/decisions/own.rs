@@ -1,0 +1,128 @@
+//! The user's own queries over a life: what they take back, what they hold, and what is kept of them in `status`.
+
+use serde_json::json;
+use stepgate_core::verdict::{DataError, Observation};
+use stepgate_crds::{
+    evidence::Trouble,
+    status::{Outcome, Phase, RunState},
+};
+
+use super::lives::last_outcome;
+use crate::fixtures::{
+    simulator::Simulator,
+    world::{Moment, world},
+};
+
+fn judged() -> serde_json::Value {
+    json!({"analysis": {
+        "queries": [{"name": "queue-depth", "query": "max(queue{pod=~\"${canaryPods}\"})", "max": 100, "failureLimit": 2}],
+        "onNoData": {"after": "1m", "then": "Rollback"},
+    }})
+}
+
+/// At the second step with counts that pass, and these numbers in the intervals.
+fn at_step(numbers: &[f64]) -> Moment {
+    let observations = numbers.iter().map(|number| Observation::Value(*number));
+    let intervals = i64::try_from(numbers.len()).unwrap();
+    world()
+        .with_spec(judged())
+        .at_step(2)
+        .with_counts(intervals, [1_000, 0, 2_000, 2])
+        .with_numbers(observations)
+        .after(60)
+}
+
+#[test]
+fn a_good_version_is_promoted_and_its_query_is_in_the_status() {
+    let mut simulator = Simulator::adopted(&judged());
+    simulator.ship("v2");
+    simulator.until("30 % is in force", 300, |simulator| {
+        simulator.status().weight == Some(30)
+    });
+    let report = simulator.status().run.map(|run| run.queries);
+    assert_eq!(report, Some(Vec::new()), "of the step before");
+    simulator.run_for(60);
+    let run = simulator.status().run.unwrap();
+    let query = &run.queries[0];
+    assert_eq!(
+        (
+            query.name.as_str(),
+            query.value.as_deref(),
+            query.max,
+            query.failures,
+            query.failure_limit
+        ),
+        ("queue-depth", Some("1"), Some(100.0), 0, 2)
+    );
+    assert_eq!(query.asked.as_deref(), Some("max(queue{pod=~\"${canaryPods}\"})"));
+    assert_eq!(run.spec.queries.len(), 1);
+    simulator.until_stable("v2", 1_200);
+    assert_eq!(last_outcome(&simulator), (Outcome::Promoted, None));
+}
+
+#[test]
+fn out_of_bounds_for_too_long_it_takes_the_version_back_by_name_value_and_max() {
+    let status = at_step(&[1.0, 1.0, 150.0, 151.0]).commits();
+    let run = status.run.unwrap();
+    let RunState::RollingBack { cause, .. } = &run.state else {
+        panic!("{:?}", run.state)
+    };
+    assert_eq!(cause.reason, "Verdict");
+    assert_eq!(
+        cause.detail,
+        "query queue-depth: 151 is over the max of 100, in 2 intervals in a row"
+    );
+    assert_eq!(run.rule.as_deref(), Some("QueryOutOfBounds"));
+    assert_eq!(run.evidence.queries[0].failures, 2);
+    let told = status.note.unwrap().text;
+    assert!(
+        told.contains("queue-depth: 151, max 100, out of its bounds in 2 of 2 intervals"),
+        "{told}"
+    );
+}
+
+#[test]
+fn out_of_bounds_once_it_holds_where_the_counts_alone_would_pass() {
+    let status = at_step(&[1.0, 1.0, 1.0, 150.0]).commits();
+    assert_eq!(status.phase, Some(Phase::Stepping));
+    assert_eq!(status.verdict.as_deref(), Some("QueryOutOfBounds"));
+    let run = status.run.unwrap();
+    assert_eq!((run.step, run.no_data_since), (1, None));
+    assert_eq!(
+        (run.queries[0].failures, run.queries[0].value.as_deref()),
+        (1, Some("150"))
+    );
+    // The same with a number within bounds goes on.
+    let run = at_step(&[1.0; 4]).commits().run.unwrap();
+    assert_eq!(run.step, 2);
+}
+
+#[test]
+fn without_a_number_it_holds_and_the_rule_for_no_data_applies() {
+    let nothing = Observation::Error(DataError {
+        kind: Trouble::QueryNoData,
+        detail: "the query gives no series".to_owned(),
+    });
+    let silent = || {
+        at_step(&[])
+            .with_counts(4, [1_000, 0, 2_000, 2])
+            .with_numbers(vec![nothing.clone(); 4])
+    };
+    let status = silent().after(60).commits();
+    assert_eq!(status.verdict.as_deref(), Some("QueryNoData"));
+    let message = status.message.clone().unwrap();
+    assert!(
+        message.contains("query queue-depth: the query gives no series"),
+        "{message}"
+    );
+    assert!(status.run.as_ref().unwrap().no_data_since.is_some());
+    let later = silent()
+        .with(|seen| seen.rollout.status = status.clone())
+        .after(180)
+        .commits();
+    let run = later.run.unwrap();
+    let RunState::RollingBack { cause, .. } = &run.state else {
+        panic!("{:?}", run.state)
+    };
+    assert_eq!(cause.reason, "NoData");
+}

@@ -108,7 +108,7 @@ faults: cluster-programs build ## run 1,000 fault plans and 200 pairs by chance 
 
 .PHONY: fuzz
 fuzz: ## fuzz each parser with 1,000,000 inputs and decisions with 20,000 hostile worlds, others each time
-	STEPGATE_FUZZ_CASES=$${STEPGATE_FUZZ_CASES:-1000000} cargo test --offline -p stepgate --test fuzz
+	STEPGATE_FUZZ_CASES=$${STEPGATE_FUZZ_CASES:-1000000} cargo test --offline -p stepgate --test fuzz --test promql
 	STEPGATE_FUZZ_CASES=$${HOSTILE_CASES:-20000} cargo test --offline -p stepgate --test hostile
 
 .PHONY: mutants

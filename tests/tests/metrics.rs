@@ -245,3 +245,61 @@ async fn nonsense(scene: &Scene, nuisance: &Nuisance) -> Result<()> {
     ensure!(report.other_failures() == 0, "{report}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_own_query_that_is_answered_badly_holds_alone_and_the_step_passes_once_it_is_answered() -> Result<()> {
+    let cluster = Cluster::attach().await?;
+    let nuisance = Nuisance::start_for("queue_depth").await?;
+    nuisance.answers(Way::OWN[0].0);
+    let options = OperatorOptions {
+        sources: vec![format!("imitation={}", nuisance.url)],
+        scrape: "1s",
+        interval: "5s",
+        ..OperatorOptions::default()
+    };
+    let shop = Shop {
+        rollout: "  analysis: {source: imitation, errorRate: {max: 5%}, queries: [{name: queue, query: max(queue_depth), max: 100}]}\n"
+            .to_owned(),
+        ..Shop::default()
+    };
+    let scene = Scene::open(&cluster, "own-nonsense", &shop, talkative(options)).await?;
+    scene.told(own_nonsense(&scene, &nuisance).await)
+}
+
+async fn own_nonsense(scene: &Scene, nuisance: &Nuisance) -> Result<()> {
+    let load = scene.load(50.0).await?;
+    shop::ship(&scene.namespace, "v2", "0%").await?;
+    for (way, reason) in Way::OWN {
+        nuisance.answers(way);
+        let told = scene
+            .wait_for(&format!("{way:?}"), BOUND, |status| {
+                let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+                is_at(10)(status)
+                    && status.verdict.as_deref() == Some(reason)
+                    && condition.is_some_and(|condition| condition.reason == reason)
+                    && status
+                        .message
+                        .as_deref()
+                        .is_some_and(|message| message.contains("query queue: "))
+            })
+            .await?;
+        println!("an own query that is answered badly: {}", status_line(&told));
+        let errors = told
+            .run
+            .and_then(|run| run.metrics.into_iter().next())
+            .context("no counts")?;
+        ensure!(errors.canary_bad == 0 && errors.stable_bad == 0, "{errors:?}");
+    }
+    // The counts alone would have passed long ago.
+    let held = stays_at_ten(scene, FIVE_INTERVALS).await?;
+    let counted = held
+        .run
+        .and_then(|run| run.metrics.into_iter().next())
+        .context("no counts")?;
+    ensure!(counted.pass_evidence >= counted.pass_threshold, "{counted:?}");
+    nuisance.answers(Way::One);
+    scene.wait_for("30 % in force", BOUND, is_at(30)).await?;
+    let report = load.stop().await?;
+    ensure!(report.other_failures() == 0, "{report}");
+    Ok(())
+}

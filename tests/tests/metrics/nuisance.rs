@@ -35,6 +35,7 @@ pub(crate) enum Way {
     OtherClock,
     NoQuery,
     Partial,
+    One,
 }
 
 impl Way {
@@ -57,6 +58,18 @@ impl Way {
         Self::Partial,
     ];
 
+    /// What becomes of one of a user's own queries that is answered so.
+    pub(crate) const OWN: [(Self, &'static str); 8] = [
+        (Self::Fails, "SourceFails"),
+        (Self::Refuses, "SourceUnauthorized"),
+        (Self::Redirects, "SourceRedirects"),
+        (Self::Late, "SourceTimeout"),
+        (Self::Endless, "SourceReplyTooLarge"),
+        (Self::Garbage, "SourceReplyInvalid"),
+        (Self::TwoSeries, "QueryResultSeries"),
+        (Self::Partial, "SourceReplyPartial"),
+    ];
+
     /// The reason in the condition, and words of the message.
     pub(crate) const fn is_told_as(self) -> (&'static str, &'static str) {
         match self {
@@ -66,7 +79,7 @@ impl Way {
             Self::Redirects => ("SourceRedirects", "redirect"),
             Self::Negative => ("NotACount", "is negative"),
             Self::Late => ("SourceTimeout", "did not answer a query within"),
-            Self::Scalar | Self::Text => ("QueryResultType", "of another type"),
+            Self::Scalar | Self::Text | Self::One => ("QueryResultType", "of another type"),
             Self::Endless => ("SourceReplyTooLarge", "more than"),
             Self::Garbage => ("SourceReplyInvalid", "not JSON"),
             Self::TwoSeries => ("QueryResultSeries", "has two series"),
@@ -75,6 +88,13 @@ impl Way {
             Self::Partial => ("SourceReplyPartial", "not complete"),
         }
     }
+}
+
+/// How it answers, and whom: those whose question has this word in it; the others get counts of two versions that are well.
+#[derive(Clone, Debug)]
+struct Manners {
+    way: Arc<Mutex<Way>>,
+    victim: &'static str,
 }
 
 /// It runs until dropped.
@@ -87,13 +107,21 @@ pub(crate) struct Nuisance {
 
 impl Nuisance {
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_for("").await
+    }
+
+    /// For those questions alone that have this word in them.
+    pub(crate) async fn start_for(victim: &'static str) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
         let way = Arc::new(Mutex::new(Way::Fails));
         let router = Router::new()
             .route("/api/v1/query", post(answer))
             .route("/api/v1/query_range", post(answer))
-            .with_state(Arc::clone(&way));
+            .with_state(Manners {
+                way: Arc::clone(&way),
+                victim,
+            });
         let server = tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(Self { url, way, server })
     }
@@ -109,9 +137,13 @@ impl Drop for Nuisance {
     }
 }
 
-async fn answer(State(way): State<Arc<Mutex<Way>>>, body: String) -> Response {
-    let way = *way.lock().unwrap_or_else(PoisonError::into_inner);
+async fn answer(State(manners): State<Manners>, body: String) -> Response {
+    let way = *manners.way.lock().unwrap_or_else(PoisonError::into_inner);
     let asked = form(&body);
+    let query = asked.get("query").map(String::as_str).unwrap_or_default();
+    if !query.contains(manners.victim) {
+        return if query == "time()" { clock(0) } else { well(&asked) };
+    }
     match way {
         Way::Fails => return (StatusCode::INTERNAL_SERVER_ERROR, "the disk is full").into_response(),
         Way::Refuses => return StatusCode::UNAUTHORIZED.into_response(),
@@ -124,15 +156,8 @@ async fn answer(State(way): State<Arc<Mutex<Way>>>, body: String) -> Response {
         }
         _ => {}
     }
-    if asked.get("query").is_some_and(|query| query == "time()") {
-        let ahead = if way == Way::OtherClock { 3_600_000 } else { 0 };
-        let now = jiff::Timestamp::now().as_millisecond() + ahead;
-        let (seconds, fraction) = (now / 1_000, now % 1_000);
-        return result(
-            "scalar",
-            &format!(r#"[{seconds}.{fraction:03},"{seconds}.{fraction:03}"]"#),
-            "",
-        );
+    if query == "time()" {
+        return clock(if way == Way::OtherClock { 3_600_000 } else { 0 });
     }
     match (way, times(&asked)) {
         (Way::NoQuery, _) => json(
@@ -141,6 +166,7 @@ async fn answer(State(way): State<Arc<Mutex<Way>>>, body: String) -> Response {
                 .to_owned(),
         ),
         (Way::Scalar, _) => result("scalar", r#"[1,"1"]"#, ""),
+        (Way::One, Times::One(time)) => result("scalar", &format!(r#"[{time},"1"]"#), ""),
         (Way::Text, _) => result("string", r#"[1,"plenty"]"#, ""),
         (Way::Partial, Times::One(time)) => result(
             "vector",
@@ -202,6 +228,40 @@ fn times(asked: &HashMap<String, String>) -> Times {
         (Some(start), Some(end), Some(step)) => Times::Many((start..=end).step_by(step.max(1)).collect()),
         _ => Times::One(number("time").unwrap_or_default()),
     }
+}
+
+/// The time, so many milliseconds ahead.
+fn clock(ahead: i64) -> Response {
+    let now = jiff::Timestamp::now().as_millisecond() + ahead;
+    let (seconds, fraction) = (now / 1_000, now % 1_000);
+    result(
+        "scalar",
+        &format!(r#"[{seconds}.{fraction:03},"{seconds}.{fraction:03}"]"#),
+        "",
+    )
+}
+
+/// A tenth of the requests to the canary, and none of them bad.
+fn well(asked: &HashMap<String, String>) -> Response {
+    let counts = [
+        ("canary_requests", 10),
+        ("canary_bad", 0),
+        ("stable_requests", 90),
+        ("stable_bad", 0),
+    ];
+    let (kind, times) = match times(asked) {
+        Times::One(time) => ("vector", vec![time]),
+        Times::Many(times) => ("matrix", times),
+    };
+    let series = counts.map(|(name, count)| {
+        let samples: Vec<String> = times.iter().map(|time| format!(r#"[{time},"{count}"]"#)).collect();
+        let values = match kind {
+            "vector" => format!(r#""value":{}"#, samples.concat()),
+            _ => format!(r#""values":[{}]"#, samples.join(",")),
+        };
+        format!(r#"{{"metric":{{"stepgate":"{name}"}},{values}}}"#)
+    });
+    result(kind, &format!("[{}]", series.join(",")), "")
 }
 
 /// All four counts, each so often, with these values.

@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{command::Verb, provider::ProviderName, units::Timestamp};
 
+mod past;
 mod run;
 
+pub use past::*;
 pub use run::*;
 
 /// What the operator knows about a Rollout.
@@ -269,6 +271,9 @@ pub struct Past {
     /// Why, in one word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What it counted: of the last run alone, and where `status` has room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<PastCounts>,
 }
 
 /// What became of a command.

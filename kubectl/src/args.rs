@@ -56,7 +56,7 @@ pub(crate) enum Action {
     Ask(Ask),
     /// Let the held Deployment roll at once, unjudged. Works while the operator is away or uninstalled.
     Release(ReleaseArguments),
-    /// Judge counts from a file as the operator would have, interval by interval. Needs no cluster.
+    /// Judge counts as the operator would have, interval by interval: those of a file, which needs no cluster, or of a Rollout's last run.
     Replay(ReplayArguments),
     /// Say what a Rollout in a file would do: what stands in its way, how long its steps take, which regressions it finds. Writes nothing.
     Preview(PreviewArguments),
@@ -157,9 +157,12 @@ pub(crate) struct ReleaseArguments {
 /// What to replay.
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArguments {
+    /// The Rollout whose last run is judged again, from what its status kept.
+    #[arg(required_unless_present = "counts", conflicts_with_all = ["counts", "interval"])]
+    pub(crate) name: Option<String>,
     /// A JSON document of counts, such as tests/vectors/eprocess.json; `-` for standard input.
     #[arg(long, value_name = "FILE")]
-    pub(crate) counts: PathBuf,
+    pub(crate) counts: Option<PathBuf>,
     /// How long an interval takes: what lasts too long is told by it.
     #[arg(long, value_name = "SPAN", default_value = "30s")]
     pub(crate) interval: Span,

@@ -1,7 +1,7 @@
 //! `kubectl stepgate`: shows rollouts, and passes a person's commands to the operator.
 //!
 //! It decides nothing about traffic and writes nothing but one annotation on a Rollout; what becomes of it, the operator says in
-//! `status.command`. `release` needs no operator: it lets a held Deployment go. `replay` needs no cluster: it judges a file of counts.
+//! `status.command`. `release` needs no operator: it lets a held Deployment go. `replay` judges counts, of a file without a cluster.
 //! `preview` foretells what a manifest would do.
 //! Exit code 0: done; 1: refused or failed; 2: wrong usage; 3: the operator did not answer in time.
 
@@ -49,7 +49,10 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let connect = Connection::open(&arguments.target);
     let answer = match &arguments.action {
         Action::Replay(wanted) => {
-            replay(wanted)?;
+            match (&wanted.counts, &wanted.name) {
+                (Some(counts), _) => replay(counts, wanted)?,
+                (None, name) => replay_run(&connect.await?, name.as_deref().unwrap_or_default(), wanted.output).await?,
+            }
             return Ok(ExitCode::SUCCESS);
         }
         Action::Status(wanted) => {
@@ -94,8 +97,21 @@ async fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-fn replay(wanted: &ReplayArguments) -> Result<()> {
-    let (text, name) = read(&wanted.counts, "--counts a file of JSON")?;
+async fn replay_run(connection: &Connection, name: &str, output: Option<Output>) -> Result<()> {
+    let name = args::bare(name);
+    let rollout = match connection.rollouts().get(name).await {
+        Ok(rollout) => rollout,
+        Err(error) => return Err(connection.explain(error, Some(name)).await),
+    };
+    let run = replay::of_run(&rollout, Timestamp::from(jiff::Timestamp::now()))?;
+    say(&match output {
+        Some(Output::Json) => run.replay.json()?,
+        None => run.head + &run.replay.text(),
+    })
+}
+
+fn replay(counts: &Path, wanted: &ReplayArguments) -> Result<()> {
+    let (text, name) = read(counts, "--counts a file of JSON")?;
     let replay = replay::replay(&text, &name, interval_seconds(wanted.interval))?;
     say(&match wanted.output {
         Some(Output::Json) => replay.json()?,

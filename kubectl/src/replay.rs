@@ -5,17 +5,20 @@
 //! and the canary's measured share stands for it.
 
 mod document;
+mod past;
 #[cfg(test)]
 mod tests;
 
 use anyhow::{Context, Result};
 use stepgate_core::verdict::eprocess::{ALTERNATIVES, ln_e_absolute, ln_e_pass, ln_mean, relative_increments};
+use stepgate_core::verdict::settings::ALPHA;
 use stepgate_core::verdict::{self, Arm, Counts, Interval, MetricSettings, Moment, Observation, Settings, Verdict};
 use stepgate_crds::evidence::Tally;
 
 use crate::figures::grouped;
 use crate::table::{Side, table};
 use document::{Case, Document};
+pub(crate) use past::of_run;
 
 /// A document, replayed.
 #[derive(Debug)]
@@ -53,6 +56,7 @@ fn judge(case: &Case, seconds: u32) -> Vec<Found> {
     };
     let settings = Settings {
         phi: case.phi,
+        alpha: ALPHA / f64::from(case.metrics),
         check_share: false,
         ..Settings::new(vec![metric], 1)
     };

@@ -306,6 +306,27 @@ fn a_run_that_is_under_way_is_no_reason_to_refuse_and_tells_the_traffic() {
 }
 
 #[test]
+fn the_last_run_tells_the_traffic_where_none_is_under_way() {
+    let mut live = fixtures::healthy();
+    let metric = json!({
+        "name": "errors", "max": "1%", "ratio": 1.2, "relativeEvidence": -3.0, "absoluteEvidence": -9.0, "failThreshold": 5.3,
+        "recent": [300, 600, 1, 5_400, 2], "parts": [[900, 1, 8_100, 20, 1], [600, 0, 1_900, 5, 0]],
+    });
+    live.status.as_mut().unwrap().history[0].counts =
+        serde_json::from_value(json!({"phi": 2.0, "interval": "30s", "metrics": [metric]})).unwrap();
+    let looked = Looked {
+        live: Some(live),
+        ..cluster(&own())
+    };
+    let document = look(&manifest(&spec()), &looked, &Given::default());
+    assert_eq!(
+        (document.traffic.rates.as_slice(), document.traffic.shares.as_slice()),
+        (&[20.0][..], &[0.0025][..])
+    );
+    assert_eq!(document.traffic.rate_from, "as run r6 counted");
+}
+
+#[test]
 fn without_known_traffic_there_is_a_table_of_four_rates() {
     let document = look(&manifest(&spec()), &cluster(&own()), &Given::default());
     assert_eq!(document.outlooks.len(), 4);

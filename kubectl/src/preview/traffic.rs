@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use stepgate_crds::Rollout;
 use stepgate_crds::evidence::{Evidence, MetricEvidence, ProcessKind, Tally};
-use stepgate_crds::status::RunSpec;
+use stepgate_crds::status::{Past, PastMetric, RunSpec};
 use stepgate_crds::units::Share;
 
 /// Requests a second where nothing is known.
@@ -95,8 +95,30 @@ struct Counted {
 
 /// The newest run that counted anything.
 fn counted(live: &Rollout) -> Option<Counted> {
-    let run = live.status.as_ref()?.run.as_ref()?;
-    of_evidence(&run.evidence, format!("run {}", run.id))
+    let status = live.status.as_ref()?;
+    let under_way = status.run.as_ref();
+    under_way
+        .and_then(|run| of_evidence(&run.evidence, format!("run {}", run.id)))
+        .or_else(|| status.history.first().and_then(of_past))
+}
+
+/// What is kept of a run that has ended.
+fn of_past(past: &Past) -> Option<Counted> {
+    let counts = past.counts.as_ref()?;
+    let recent = &counts.metrics.first()?.recent;
+    let stable = |metric: &PastMetric| {
+        let parts = metric.parts.iter();
+        let sum = parts.fold(Tally::default(), |sum, part| Tally {
+            requests: sum.requests.saturating_add(part.stable.requests),
+            bad: sum.bad.saturating_add(part.stable.bad),
+        });
+        (metric.name.clone(), sum)
+    };
+    (recent.seconds > 0).then(|| Counted {
+        run: format!("run {}", past.run),
+        rate: as_f64(recent.canary.requests.saturating_add(recent.stable.requests)) / as_f64(recent.seconds),
+        stable: counts.metrics.iter().map(stable).collect(),
+    })
 }
 
 fn of_evidence(evidence: &Evidence, run: String) -> Option<Counted> {

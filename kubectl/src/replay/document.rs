@@ -40,6 +40,8 @@ pub(super) struct Case {
     pub(super) phi: f64,
     /// The tolerated share of bad requests.
     pub(super) max: f64,
+    /// How many metrics the run judged: they share its chance of a false alarm.
+    pub(super) metrics: u32,
     /// Canary and stable in each interval.
     pub(super) intervals: Vec<(Tally, Tally)>,
 }
@@ -79,6 +81,13 @@ impl Case {
         let max = fields.number("tolerance", "over 0 (0.000001) and at most 0.5", |max| {
             (1e-6..=0.5).contains(&max)
         })?;
+        let metrics = if fields.get("metrics").is_some() {
+            fields.number("metrics", "from 1 to 100, how many metrics the run judged", |metrics| {
+                metrics.fract() == 0.0 && (1.0..=100.0).contains(&metrics)
+            })?
+        } else {
+            1.0
+        };
         let form = "a list of intervals, each [canary requests, canary bad, stable requests, stable bad]";
         let intervals = fields
             .get(INTERVALS)
@@ -92,6 +101,7 @@ impl Case {
             ratio,
             phi,
             max,
+            metrics: whole(metrics),
             intervals: intervals.collect::<Result<_>>()?,
             fields,
         })
@@ -106,6 +116,16 @@ impl Case {
         }
         Ok(())
     }
+}
+
+fn whole(number: f64) -> u32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "whole, and from 1 to 100"
+    )]
+    let number = number as u32;
+    number
 }
 
 fn read_interval(interval: &Value) -> Result<(Tally, Tally)> {

@@ -21,6 +21,9 @@ const LONGEST: usize = 500;
 /// the answer to a command is still to come.
 const MOST: usize = 15 * 1_024;
 
+/// Most bytes of a status at rest with the counts of the last run, which are left out where they do not fit: it has at most 4 KiB.
+const MOST_AT_REST: usize = 4_000;
+
 /// What is to be said of a Rollout now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {
@@ -111,9 +114,18 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     status
 }
 
-/// Leaves out what can be spared: what the user's own queries are asked as, then the queries of the metrics, from the last on.
+/// Leaves out what can be spared: the counts of the last run, what the user's own queries are asked as, then the queries of the metrics, from
+/// the last on.
 fn fit(status: &mut RolloutStatus) {
-    let fits = |status: &RolloutStatus| serde_json::to_string(status).is_ok_and(|text| text.len() <= MOST);
+    let most = if status.run.is_some() { MOST } else { MOST_AT_REST };
+    let fits = |status: &RolloutStatus| serde_json::to_string(status).is_ok_and(|text| text.len() <= most);
+    let has_counts = status.history.first().is_some_and(|past| past.counts.is_some());
+    if has_counts
+        && !fits(status)
+        && let Some(past) = status.history.first_mut()
+    {
+        past.counts = None;
+    }
     let own = status.run.as_ref().map_or(0, |run| run.queries.len());
     for at in (0..own).rev() {
         if fits(status) {

@@ -15,6 +15,7 @@ mod interval;
 mod meaning;
 mod observation;
 mod own;
+mod past;
 mod process;
 mod reason;
 pub mod settings;
@@ -33,6 +34,7 @@ pub use meaning::meaning;
 pub(crate) use observation::as_f64;
 pub use observation::{Arm, Counts, DataError, Interval, Observation};
 pub use own::QueryExplanation;
+pub use past::past;
 pub use reason::{HoldReason, RetreatCause, Rule, Verdict};
 pub use settings::{MetricSettings, QuerySettings, Settings};
 

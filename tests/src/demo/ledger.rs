@@ -127,6 +127,7 @@ mod tests {
             ended: Timestamp::from_millis(1),
             outcome: *outcome,
             reason: None,
+            counts: None,
         };
         RolloutStatus {
             phase: Some(Phase::Healthy),

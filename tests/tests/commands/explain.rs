@@ -101,6 +101,24 @@ async fn explained(scene: &Scene, prometheus: &Prometheus) -> Result<()> {
         ended.contains("ago as Failed") && ended.contains("Aborted: aborted by a person"),
         "{ended}"
     );
+    // What was counted is kept: it can be judged again, and says how much traffic there is.
+    let replayed = shop::plugin(namespace, &["replay", NAME]).await?;
+    ensure!(replayed.code == Some(0), "{replayed:?}");
+    for words in [
+        "ago as Failed: Aborted. At its end the operator had:",
+        "latency: evidence",
+        "Case 2",
+    ] {
+        ensure!(replayed.said.contains(words), "wanted `{words}` in:\n{}", replayed.said);
+    }
+    let file = std::env::temp_dir().join(format!("{}-rollout.yaml", namespace.name()));
+    std::fs::write(&file, Shop::default().rollout())?;
+    let file = file.display().to_string();
+    let foretold = shop::plugin(namespace, &["preview", "-f", &file]).await?;
+    ensure!(
+        foretold.code == Some(0) && foretold.said.contains(" requests a second (as run "),
+        "{foretold:?}"
+    );
     let unknown = shop::plugin(namespace, &["explain", "nobody"]).await?;
     let as_status = shop::plugin(namespace, &["status", "nobody"]).await?;
     ensure!(

@@ -14,7 +14,7 @@ use crate::{
     report::{self, Said},
     rest,
     template::digest,
-    verdict::Observation,
+    verdict::{self, Observation},
 };
 
 /// What follows from a run whose canary has no traffic.
@@ -185,6 +185,9 @@ fn end(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
         verdict: None,
         ..input.rollout.status.clone()
     };
+    for older in &mut status.history {
+        older.counts = None;
+    }
     status.history.insert(
         0,
         Past {
@@ -193,6 +196,7 @@ fn end(pass: &Pass<'_>, cause: Option<&Cause>, then: Outcome) -> Plan {
             ended: input.now,
             outcome: then,
             reason: cause.map(|cause| cause.reason.clone()),
+            counts: verdict::past(&run.evidence, &pass.settings(), run.spec.interval),
         },
     );
     status.history.truncate(input.limits.history);

@@ -140,6 +140,34 @@ fn a_run_that_is_aborted_before_anything_was_made_does_not_start_again() {
 }
 
 #[test]
+fn the_last_run_alone_keeps_its_counts_and_status_at_rest_stays_small() {
+    let mut simulator = Simulator::adopted(&json!({}));
+    for (number, version) in (1..).zip(["v2", "v3"]) {
+        simulator.ship(version);
+        simulator.until_stable(version, 1_200);
+        let status = simulator.status();
+        let kept: Vec<bool> = status.history.iter().map(|past| past.counts.is_some()).collect();
+        assert_eq!(
+            kept,
+            [vec![true], vec![false; number - 1]].concat(),
+            "{}",
+            simulator.timeline()
+        );
+        let counts = status.history[0].counts.as_ref().unwrap();
+        let errors = &counts.metrics[0];
+        assert!(
+            errors.parts.iter().all(|part| part.canary.requests > 0) && errors.parts.len() >= 3,
+            "{errors:?}"
+        );
+        assert!(
+            errors.relative_evidence < errors.fail_threshold && errors.recent.seconds > 0,
+            "{errors:?}"
+        );
+        assert!(serde_json::to_string(&status).unwrap().len() < 4_096);
+    }
+}
+
+#[test]
 fn a_newer_template_in_mid_run_gets_a_run_of_its_own() {
     let mut simulator = Simulator::at_step(&json!({}), 2);
     simulator.ship("v3");

@@ -91,6 +91,29 @@ fn a_message_of_any_length_fits_and_does_not_go_round() {
 }
 
 #[test]
+fn the_counts_of_the_last_run_go_where_status_has_no_room_for_them() {
+    let parts = vec![[9_000_000_000_i64, 1_000_000, 9_000_000_000, 1_000_000, 100_000]; 6];
+    let metric = json!({
+        "name": "errors", "max": "1%", "ratio": 1.2, "relativeEvidence": -1.5, "absoluteEvidence": -2.5, "failThreshold": 5.991,
+        "recent": [300, 1, 0, 1, 0], "parts": parts,
+    });
+    let past = json!({
+        "run": "r1", "started": "2026-11-24T12:00:00Z", "ended": "2026-11-24T12:05:30Z", "outcome": "Promoted",
+        "counts": {"phi": 2.0, "interval": "30s", "metrics": [metric, metric]},
+    });
+    let moment = world()
+        .at_rest()
+        .with(|seen| seen.rollout.status.history = vec![serde_json::from_value(past).unwrap()]);
+    let said = |why: String| {
+        let status = moment.clone().with(|seen| seen.workload = Seen::Unknown(why)).commits();
+        assert!(serde_json::to_string(&status).unwrap().len() < 4_096);
+        status.history[0].counts.is_some()
+    };
+    assert!(said("forbidden".to_owned()));
+    assert!(!said("ö".repeat(40_000)));
+}
+
+#[test]
 fn a_template_put_back_while_held_is_let_go() {
     let moment = world().held();
     let before = world().at_rest().0.workload;

@@ -95,7 +95,8 @@ impl Document {
                 settle: spec.settle,
                 latency_threshold: spec.latency.as_ref().map(|latency| latency.threshold),
                 phi: spec.phi,
-                phi_from: "the default; a run reads it from stable's history where the metrics tell its pods apart".to_owned(),
+                phi_from: "the default; a run reads it from stable's history where the metrics tell its pods apart"
+                    .to_owned(),
                 on_inconclusive: own.on_inconclusive,
                 on_no_data: own.on_no_data,
             },

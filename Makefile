@@ -67,11 +67,15 @@ check-generated: ## fail if a generated file is not what `make gen` writes
 ##
 .PHONY: cluster-programs
 cluster-programs: ## build what the local cluster runs (15 minutes the first time)
+	tests/cluster/build.sh --cluster
+
+.PHONY: gateway-programs
+gateway-programs: ## build the other gateways too, which only their tests start (15 minutes more)
 	tests/cluster/build.sh
 
 .PHONY: test
 # Most tests wait for the cluster most of the time: more at once than there are cores.
-test: cluster-programs build check-chart ## run all tests: unit, wire, real API server, end to end (needs root or user namespaces)
+test: gateway-programs build check-chart ## run all tests: unit, wire, real API server, end to end (needs root or user namespaces)
 	RUST_TEST_THREADS=6 $(programs)/local-cluster run -- cargo test --workspace --offline --no-fail-fast
 
 .PHONY: test-quick
@@ -97,6 +101,10 @@ demo-stop: ## end a demo that KEEP=1 left running
 .PHONY: bench
 bench: cluster-programs build ## print figures: sample to decision to weight 0, requests of a rollout and at rest, cost of the hold (8 minutes)
 	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget --test policy_cost -- --nocapture
+
+.PHONY: gateways
+gateways: gateway-programs build ## a good and a bad version behind each gateway, and the table of docs/sources.md (10 minutes)
+	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test gateways -- --nocapture
 
 .PHONY: calibrate
 calibrate: ## measure the verdict on simulated rollouts beside thresholds, and put the figures into docs/analysis.md (10 minutes); SEED=S for others

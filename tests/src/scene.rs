@@ -12,7 +12,7 @@ use serde_json::json;
 use stepgate_crds::{Command, Rollout, RolloutStatus, Verb, names};
 
 use crate::cluster::audit::{Mark, Request};
-use crate::cluster::{Cluster, Namespace, Prometheus, STATS_PORT, ScrapeOptions};
+use crate::cluster::{Cluster, Counters, Namespace, Prometheus, STATS_PORT, ScrapeOptions};
 use crate::load::{Load, LoadHandle, LoadOptions};
 use crate::operator::{ACCOUNT, Operator, OperatorOptions, SYSTEM};
 use crate::record::Record;
@@ -160,11 +160,11 @@ pub async fn load_when_served(options: LoadOptions) -> Result<LoadHandle> {
 /// A Prometheus of a namespace's own that scrapes every second, and options for an operator that reads it: intervals of 5 s, the least
 /// that there are.
 pub async fn quick(namespace: &Namespace) -> Result<(Prometheus, OperatorOptions)> {
-    quick_behind(namespace, STATS_PORT).await
+    quick_behind(namespace, Counters::of_envoy(STATS_PORT)).await
 }
 
-/// The same behind a gateway whose counters have this port.
-pub async fn quick_behind(namespace: &Namespace, gateway: u16) -> Result<(Prometheus, OperatorOptions)> {
+/// The same behind a gateway whose counters are there.
+pub async fn quick_behind(namespace: &Namespace, gateway: Counters) -> Result<(Prometheus, OperatorOptions)> {
     let prometheus = namespace
         .cluster()
         .prometheus(ScrapeOptions {

@@ -62,7 +62,7 @@ pub async fn weather(
             shipped: Instant::now(),
         };
         let acted = act(&mut storm).await;
-        storm.end(what, acted).await
+        Box::pin(storm.end(what, acted)).await
     })
     .await
 }

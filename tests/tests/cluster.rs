@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use stepgate_tests::cluster::audit::table;
-use stepgate_tests::cluster::{Cluster, Namespace, PROMETHEUS_URL, STATS_PORT, ScrapeOptions, User};
+use stepgate_tests::cluster::{Cluster, Counters, Namespace, PROMETHEUS_URL, STATS_PORT, ScrapeOptions, User};
 use stepgate_tests::load::{Load, LoadOptions, Report};
 use stepgate_tests::until::{Seen, until};
 
@@ -262,7 +262,7 @@ async fn prometheus_scrapes_pods_and_gateway_and_survives_an_outage() -> Result<
         .prometheus(ScrapeOptions {
             interval: Duration::from_secs(1),
             namespaces,
-            gateway: STATS_PORT,
+            gateway: Counters::of_envoy(STATS_PORT),
         })
         .await?;
     let pods = format!(

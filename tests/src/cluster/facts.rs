@@ -43,6 +43,10 @@ pub enum User {
     Node,
     /// Contour.
     Contour,
+    /// Every Traefik.
+    Traefik,
+    /// Every Envoy Gateway.
+    EnvoyGateway,
     /// Every Prometheus.
     Prometheus,
     /// A person without any right but those a test gives her.
@@ -53,11 +57,13 @@ pub enum User {
 
 impl User {
     /// Every user.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Administrator,
         Self::ControllerManager,
         Self::Node,
         Self::Contour,
+        Self::Traefik,
+        Self::EnvoyGateway,
         Self::Prometheus,
         Self::Alice,
         Self::Bob,
@@ -70,6 +76,8 @@ impl User {
             Self::ControllerManager => "controller-manager",
             Self::Node => "stand-in-node",
             Self::Contour => "contour",
+            Self::Traefik => "traefik",
+            Self::EnvoyGateway => "envoy-gateway",
             Self::Prometheus => "prometheus",
             Self::Alice => "alice",
             Self::Bob => "bob",

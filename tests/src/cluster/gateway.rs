@@ -1,4 +1,9 @@
 //! Contour and the Envoy that it tells what to do: the cluster's own, and one of a test's own whose controller is killed and started again.
+//! Gateways of another make are beside it ([`make`]).
+
+mod envoy_gateway;
+pub mod make;
+mod traefik;
 
 use std::fs;
 use std::net::TcpListener;
@@ -45,19 +50,11 @@ impl Place {
     }
 
     fn own(namespace: &Namespace) -> Result<Self> {
-        let sockets: Vec<TcpListener> = (0..5)
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()
-            .context("looking for free ports")?;
-        let mut ports = [0; 5];
-        for (port, socket) in ports.iter_mut().zip(&sockets) {
-            *port = socket.local_addr()?.port();
-        }
         Ok(Self {
             prefix: format!("{}-", namespace.name()),
             gateway: (namespace.name().to_owned(), OWN_GATEWAY.to_owned()),
             address: OWN_ADDRESS,
-            ports,
+            ports: free_ports()?,
         })
     }
 
@@ -139,6 +136,49 @@ impl Place {
     }
 }
 
+/// Ports of 127.0.0.1 that nobody has.
+fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
+    let sockets: Vec<TcpListener> = (0..COUNT)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()
+        .context("looking for free ports")?;
+    let mut ports = [0; COUNT];
+    for (port, socket) in ports.iter_mut().zip(&sockets) {
+        *port = socket.local_addr()?.port();
+    }
+    Ok(ports)
+}
+
+/// The Gateway of a test's own, of this class and with one listener.
+fn own_gateway(class: &str, port: u16) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {OWN_GATEWAY}}}\nspec:\n  \
+         gatewayClassName: {class}\n  listeners: [{{name: http, protocol: HTTP, port: {port}}}]\n"
+    )
+}
+
+/// Waits until these programs run and their address answers 200.
+async fn answers(what: &str, url: &str, programs: &mut [&mut Process]) -> Result<()> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(2))
+        .build()?;
+    until(
+        &format!("{what} to answer on {url}"),
+        Duration::from_mins(1),
+        async || {
+            for program in programs.iter_mut() {
+                if let Err(ended) = program.check() {
+                    return Ok(Seen::Never(ended));
+                }
+            }
+            client.get(url).send().await?.error_for_status()?;
+            Ok(Seen::Done(()))
+        },
+    )
+    .await
+}
+
 /// Starts both.
 pub(super) async fn start(facts: &Facts, place: &Place) -> Result<[Process; 2]> {
     Ok([place.contour(facts)?, place.envoy(facts).await?])
@@ -156,30 +196,13 @@ pub struct Gateway {
 impl Gateway {
     /// Makes the Gateway and starts its programs; comes back when it is programmed.
     pub async fn start(namespace: &Namespace) -> Result<Self> {
-        let manifest = format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {OWN_GATEWAY}}}\nspec:\n  \
-             gatewayClassName: contour\n  listeners: [{{name: http, protocol: HTTP, port: 80}}]\n"
-        );
-        namespace.apply(&manifest).await?;
+        namespace.apply(&own_gateway("contour", 80)).await?;
         ip(&["addr", "replace", &format!("{OWN_ADDRESS}/32"), "dev", "lo"]).await?;
         let (facts, place) = (namespace.cluster().facts().clone(), Place::own(namespace)?);
         let [mut contour, mut envoy] = start(&facts, &place).await?;
         let [.., stats] = place.ports;
         let ready = format!("http://127.0.0.1:{stats}/ready");
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(2))
-            .build()?;
-        until("a gateway of its own", Duration::from_mins(1), async || {
-            for process in [&mut contour, &mut envoy] {
-                if let Err(ended) = process.check() {
-                    return Ok(Seen::Never(ended));
-                }
-            }
-            client.get(&ready).send().await?.error_for_status()?;
-            Ok(Seen::Done(()))
-        })
-        .await?;
+        answers("a gateway of its own", &ready, &mut [&mut contour, &mut envoy]).await?;
         let gateway = format!("gateway/{OWN_GATEWAY}");
         let programmed = ["wait", "--for=condition=Programmed", "--timeout=30s", &gateway];
         namespace.kubectl(&programmed).await?;

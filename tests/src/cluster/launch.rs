@@ -21,7 +21,7 @@ use super::facts::{
 use super::gateway;
 use super::parts::Parts;
 use super::process::Process;
-use super::prometheus::{self, ScrapeOptions};
+use super::prometheus::{self, Counters, ScrapeOptions};
 use super::{Cluster, client_from};
 use crate::node::{self, NodeOptions};
 use crate::until::{Seen, until};
@@ -117,7 +117,7 @@ pub async fn launch(options: &LaunchOptions, say: &dyn Fn(&str)) -> Result<Runni
     let scrape = ScrapeOptions {
         interval: facts.scrape_interval,
         namespaces: Vec::new(),
-        gateway: STATS_PORT,
+        gateway: Counters::of_envoy(STATS_PORT),
     };
     processes.push(prometheus::start(facts, "prometheus", 9090, &scrape)?);
     let envoy = format!("http://127.0.0.1:{STATS_PORT}/ready");

@@ -1,6 +1,6 @@
 //! A Prometheus of the cluster: its own, and more for tests that stop and start one.
 //!
-//! Scrapes Envoy (job `contour-envoy`) and the pods annotated `prometheus.io/scrape: "true"` (job `pods`, labels `namespace`, `pod`).
+//! Scrapes a gateway (job `gateway`) and the pods annotated `prometheus.io/scrape: "true"` (job `pods`, labels `namespace`, `pod`).
 
 use std::fs;
 use std::net::TcpListener;
@@ -21,8 +21,27 @@ pub struct ScrapeOptions {
     pub interval: Duration,
     /// The namespaces whose pods are scraped; all when empty.
     pub namespaces: Vec<String>,
-    /// The port on 127.0.0.1 of the counters of the gateway's Envoy.
-    pub gateway: u16,
+    /// Where the gateway's counters are.
+    pub gateway: Counters,
+}
+
+/// Where a program's counters are.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Address and port.
+    pub target: String,
+    /// The path.
+    pub path: &'static str,
+}
+
+impl Counters {
+    /// An Envoy's, by the port on 127.0.0.1.
+    pub fn of_envoy(port: u16) -> Self {
+        Self {
+            target: format!("127.0.0.1:{port}"),
+            path: "/stats/prometheus",
+        }
+    }
 }
 
 /// A Prometheus of a test's own, on a port of its own. Killed when dropped; its data stay with the cluster.
@@ -119,9 +138,9 @@ fn scrape_configuration(facts: &Facts, options: &ScrapeOptions) -> Value {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "scrape_configs": [
             {
-                "job_name": "contour-envoy",
-                "metrics_path": "/stats/prometheus",
-                "static_configs": [{"targets": [format!("127.0.0.1:{}", options.gateway)]}],
+                "job_name": "gateway",
+                "metrics_path": options.gateway.path,
+                "static_configs": [{"targets": [options.gateway.target]}],
             },
             {
                 "job_name": "pods",

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::witness::Witness;
 use super::{Scene, quick_behind};
 use crate::cluster::gateway::Gateway;
-use crate::cluster::{Cluster, GATEWAY_URL, Prometheus, STATS_PORT};
+use crate::cluster::{Cluster, Counters, GATEWAY_URL, Prometheus, STATS_PORT};
 use crate::load::{GATEWAY, LoadHandle, LoadOptions, OVER_CAPACITY, Report};
 use crate::operator::OperatorOptions;
 use crate::record::status_line;
@@ -93,7 +93,7 @@ impl Busy {
         let (prometheus, options) = match judged {
             Judged::ByCounts => {
                 let counters = gateway.as_ref().map_or(STATS_PORT, Gateway::stats_port);
-                let (prometheus, mut options) = quick_behind(&namespace, counters).await?;
+                let (prometheus, mut options) = quick_behind(&namespace, Counters::of_envoy(counters)).await?;
                 // Where a machine is too busy to scrape for two intervals a canary with all of the traffic looks silent: it is tried again soon.
                 options.flags.push("--retreat-silence=5s".to_owned());
                 (Some(prometheus), options)

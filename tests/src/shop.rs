@@ -12,7 +12,6 @@ use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
 use tokio::process::Command;
 
-use crate::cluster::gateway::OWN_GATEWAY;
 use crate::cluster::{Cluster, GATEWAY, Namespace, User};
 use crate::load::LoadOptions;
 use crate::operator::{Operator, OperatorOptions, binary};
@@ -38,8 +37,8 @@ pub struct Shop {
     pub capacity: u32,
     /// YAML lines under the Deployment's `spec`, such as a strategy, indented by two spaces.
     pub deployment: String,
-    /// Whether its route is on a gateway of its own namespace, and not on the one that all share.
-    pub own_gateway: bool,
+    /// The Gateway of its own namespace that its route is on; none for the one that all share.
+    pub own_gateway: Option<&'static str>,
 }
 
 impl Default for Shop {
@@ -52,7 +51,7 @@ impl Default for Shop {
             rules: String::new(),
             capacity: 0,
             deployment: String::new(),
-            own_gateway: false,
+            own_gateway: None,
         }
     }
 }
@@ -122,8 +121,8 @@ spec: {{selector: {{app: {NAME}{track}}}, ports: [{{name: http, port: 80, target
             "" => format!("[{{backendRefs: [{{name: {NAME}, port: 80}}]}}]"),
             rules => rules.to_owned(),
         };
-        let gateway = if self.own_gateway {
-            format!("name: {OWN_GATEWAY}")
+        let gateway = if let Some(name) = self.own_gateway {
+            format!("name: {name}")
         } else {
             let (namespace, name) = GATEWAY;
             format!("name: {name}, namespace: {namespace}")

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use stepgate_crds::RolloutStatus;
 use stepgate_crds::status::{Outcome, Past, PauseReason, Phase, RunState};
+use stepgate_tests::cluster::gateway::OWN_GATEWAY;
 use stepgate_tests::gitops::{self, Rounds, Tool};
 use stepgate_tests::load::Report;
 use stepgate_tests::scene::busy::Busy;
@@ -67,7 +68,7 @@ async fn a_bad_version_goes_back_though_the_operator_is_killed_every_three_secon
 async fn good_versions_get_through_though_the_gateways_controller_is_killed_at_each_weight() -> Result<()> {
     let what = "good version, gateway's controller killed at each weight and away for 2 s";
     let shop = Shop {
-        own_gateway: true,
+        own_gateway: Some(OWN_GATEWAY),
         ..judged()
     };
     weather("storm-gateway", what, shop, async |storm| {

@@ -151,11 +151,21 @@ fn envoy_gateway_where_each_backend_has_a_cluster() {
 }
 
 #[test]
-fn traefik_by_either_name_of_a_service() {
+fn traefik_by_every_name_of_a_service() {
+    const RULE: &str = "httproute-shop-checkout-gw-edge-main-ep-web-0-af329269dd38031b03e3";
     fn series(service: &str, code: u16) -> String {
         format!(
             "traefik_service_requests_total{{{TARGET},code=\"{code}\",method=\"GET\",protocol=\"http\",service=\"{service}@kubernetesgateway\"}}"
         )
+    }
+    // From 3.7.6 on the name begins with the rule's and has no port: another port of one Service is not told apart, and stands for another
+    // Service here.
+    fn of_rule(namespace: &str, service: &str, port: u16) -> String {
+        let place = usize::from(service != "checkout");
+        match port {
+            80 => format!("{RULE}-svc-{namespace}-{service}-{place}"),
+            _ => format!("{RULE}-svc-{namespace}-{service}-{port}-{place}"),
+        }
     }
     counts_exactly(&Gateway {
         provider: "traefik",
@@ -169,6 +179,12 @@ fn traefik_by_either_name_of_a_service() {
         bad: |namespace, service, port| series(&format!("{namespace}-{service}-http-{port}"), 500),
         // The service that spreads the requests over both.
         neither: Some(|_, _, _| series("httproute-shop-checkout-gw-edge-0-wrr", 500)),
+    });
+    counts_exactly(&Gateway {
+        provider: "traefik",
+        good: |namespace, service, port| series(&of_rule(namespace, service, port), 200),
+        bad: |namespace, service, port| series(&of_rule(namespace, service, port), 500),
+        neither: Some(|_, _, _| series(&format!("{RULE}-wrr"), 500)),
     });
 }
 
@@ -354,6 +370,17 @@ fn slow_requests_of_every_provider_that_has_a_histogram() {
         "traefik_service_request_duration_seconds",
         "0.5",
         |service| format!("service=\"shop-{service}-http-80@kubernetesgateway\",code=\"200\",method=\"GET\""),
+    );
+    counts_slow_ones(
+        "traefik",
+        "traefik_service_request_duration_seconds",
+        "0.5",
+        |service| {
+            format!(
+                "service=\"httproute-shop-checkout-gw-edge-main-ep-web-0-af329269dd38031b03e3-svc-shop-{service}-0@kubernetesgateway\",\
+                 code=\"200\",method=\"GET\""
+            )
+        },
     );
     counts_slow_ones(
         "linkerd",

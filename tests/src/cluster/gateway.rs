@@ -149,10 +149,10 @@ fn free_ports<const COUNT: usize>() -> Result<[u16; COUNT]> {
     Ok(ports)
 }
 
-/// The Gateway of a test's own, of this class and with one listener.
-fn own_gateway(class: &str, port: u16) -> String {
+/// A Gateway of a test's own, of this class and with one listener.
+fn own_gateway(name: &str, class: &str, port: u16) -> String {
     format!(
-        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {OWN_GATEWAY}}}\nspec:\n  \
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}}}\nspec:\n  \
          gatewayClassName: {class}\n  listeners: [{{name: http, protocol: HTTP, port: {port}}}]\n"
     )
 }
@@ -196,7 +196,7 @@ pub struct Gateway {
 impl Gateway {
     /// Makes the Gateway and starts its programs; comes back when it is programmed.
     pub async fn start(namespace: &Namespace) -> Result<Self> {
-        namespace.apply(&own_gateway("contour", 80)).await?;
+        namespace.apply(&own_gateway(OWN_GATEWAY, "contour", 80)).await?;
         ip(&["addr", "replace", &format!("{OWN_ADDRESS}/32"), "dev", "lo"]).await?;
         let (facts, place) = (namespace.cluster().facts().clone(), Place::own(namespace)?);
         let [mut contour, mut envoy] = start(&facts, &place).await?;

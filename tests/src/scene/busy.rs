@@ -84,7 +84,7 @@ impl Busy {
         let place = FREE.acquire().await?;
         let cluster = Cluster::attach().await?;
         let namespace = cluster.namespace(name).await?;
-        let gateway = if shop.own_gateway {
+        let gateway = if shop.own_gateway.is_some() {
             Some(Gateway::start(&namespace).await?)
         } else {
             None

@@ -12,12 +12,14 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::make::OwnGateway;
-use super::{OWN_GATEWAY, answers, own_gateway};
+use super::{answers, own_gateway};
 use crate::cluster::facts::User;
 use crate::cluster::namespace::Namespace;
 use crate::cluster::process::Process;
 use crate::cluster::prometheus::Counters;
 
+/// The name of its Gateway. Contour takes every Gateway of its own one's name for its own, where a route does not say the namespace.
+pub(super) const NAME: &str = "own-envoy-gateway";
 /// The port of the Gateway's listener. Below 1024 Envoy Gateway would take another.
 const LISTENER: u16 = 8888;
 /// The port of Envoy's counters.
@@ -82,7 +84,7 @@ pub(super) async fn start(namespace: &Namespace) -> Result<OwnGateway> {
         .kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"])
         .await?;
     cluster.kubectl_with(&["apply", "-f", "-"], CLASS).await?;
-    namespace.apply(&own_gateway("envoy-gateway", LISTENER)).await?;
+    namespace.apply(&own_gateway(NAME, "envoy-gateway", LISTENER)).await?;
 
     let work = facts.path(&format!("{}-envoy-gateway", namespace.name()));
     prepare(namespace, &work).await?;
@@ -114,7 +116,7 @@ pub(super) async fn start(namespace: &Namespace) -> Result<OwnGateway> {
     let mut program = Process::start(&name, &facts.logs, Path::new("unshare"), arguments)?;
     let ready = format!("http://{far}:{ADMIN}/ready");
     answers("Envoy Gateway's Envoy", &ready, &mut [&mut program]).await?;
-    let gateway = format!("gateway/{OWN_GATEWAY}");
+    let gateway = format!("gateway/{NAME}");
     let accepted = ["wait", "--for=condition=Accepted", "--timeout=30s", &gateway];
     namespace.kubectl(&accepted).await?;
     let counters = Counters {

@@ -1,10 +1,8 @@
-//! A gateway of any make, started for one test in its namespace: its Gateway is called [`OWN_GATEWAY`], its programs end with the test.
-//!
-//! [`OWN_GATEWAY`]: super::OWN_GATEWAY
+//! A gateway of any make, started for one test in its namespace; its programs end with the test.
 
 use anyhow::Result;
 
-use super::{Gateway, envoy_gateway, traefik};
+use super::{Gateway, OWN_GATEWAY, envoy_gateway, traefik};
 use crate::cluster::namespace::Namespace;
 use crate::cluster::process::Process;
 use crate::cluster::prometheus::Counters;
@@ -18,6 +16,17 @@ pub enum Make {
     Traefik,
     /// Envoy Gateway, with an Envoy.
     EnvoyGateway,
+}
+
+impl Make {
+    /// The name of its Gateway.
+    pub fn gateway(self) -> &'static str {
+        match self {
+            Self::Contour => OWN_GATEWAY,
+            Self::Traefik => traefik::NAME,
+            Self::EnvoyGateway => envoy_gateway::NAME,
+        }
+    }
 }
 
 /// A gateway that runs until this is dropped.

@@ -5,12 +5,14 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::make::OwnGateway;
-use super::{OWN_GATEWAY, answers, free_ports, own_gateway};
+use super::{answers, free_ports, own_gateway};
 use crate::cluster::facts::User;
 use crate::cluster::namespace::Namespace;
 use crate::cluster::process::Process;
 use crate::cluster::prometheus::Counters;
 
+/// The name of its Gateway. Contour takes every Gateway of its own one's name for its own, where a route does not say the namespace.
+pub(super) const NAME: &str = "own-traefik";
 /// The class that every Traefik of the cluster serves, each in its namespace.
 const CLASS: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: traefik}\n\
     spec: {controllerName: traefik.io/gateway-controller}\n";
@@ -22,7 +24,7 @@ pub(super) async fn start(namespace: &Namespace) -> Result<OwnGateway> {
     // A listener is served where an entry point has its port.
     let [web, own] = free_ports()?;
     namespace
-        .apply(&format!("{CLASS}---\n{}", own_gateway("traefik", web)))
+        .apply(&format!("{CLASS}---\n{}", own_gateway(NAME, "traefik", web)))
         .await?;
     let arguments = [
         format!("KUBECONFIG={}", facts.kubeconfig(User::Traefik).display()),
@@ -43,7 +45,7 @@ pub(super) async fn start(namespace: &Namespace) -> Result<OwnGateway> {
     let name = format!("{}-traefik", namespace.name());
     let mut program = Process::start(&name, &facts.logs, Path::new("/usr/bin/env"), arguments)?;
     answers("Traefik", &format!("http://127.0.0.1:{own}/ping"), &mut [&mut program]).await?;
-    let gateway = format!("gateway/{OWN_GATEWAY}");
+    let gateway = format!("gateway/{NAME}");
     let programmed = ["wait", "--for=condition=Programmed", "--timeout=30s", &gateway];
     namespace.kubectl(&programmed).await?;
     let counters = Counters {

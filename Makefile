@@ -103,8 +103,8 @@ bench: cluster-programs build ## print figures: sample to decision to weight 0, 
 	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test rollout --test budget --test policy_cost -- --nocapture
 
 .PHONY: gateways
-gateways: gateway-programs build ## a good and a bad version behind each gateway, and the table of docs/sources.md (10 minutes)
-	RUST_TEST_THREADS=1 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test gateways -- --nocapture
+gateways: gateway-programs build ## a good and a bad version behind each gateway, and the table of docs/sources.md (5 minutes)
+	RUST_TEST_THREADS=4 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test gateways -- --nocapture
 
 .PHONY: calibrate
 calibrate: ## measure the verdict on simulated rollouts beside thresholds, and put the figures into docs/analysis.md (10 minutes); SEED=S for others

@@ -42,7 +42,7 @@ fmt: ## format the sources
 .PHONY: lint
 lint: $(deny) ## check format, lints (warnings are errors), licences, bans and sources
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --test gateways -- -D warnings
 	$(deny) --locked check licenses bans sources
 
 # Into the cache and not into ~/.cargo/bin: the version is this project's business.
@@ -75,7 +75,7 @@ gateway-programs: ## build the other gateways too, which only their tests start 
 
 .PHONY: test
 # Most tests wait for the cluster most of the time: more at once than there are cores.
-test: gateway-programs build check-chart ## run all tests: unit, wire, real API server, end to end (needs root or user namespaces)
+test: cluster-programs build check-chart ## run all tests but `make gateways`: unit, wire, real API server, end to end (needs root or user namespaces)
 	RUST_TEST_THREADS=6 $(programs)/local-cluster run -- cargo test --workspace --offline --no-fail-fast
 
 .PHONY: test-quick

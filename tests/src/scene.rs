@@ -165,11 +165,17 @@ pub async fn quick(namespace: &Namespace) -> Result<(Prometheus, OperatorOptions
 
 /// The same behind a gateway whose counters are there.
 pub async fn quick_behind(namespace: &Namespace, gateway: Counters) -> Result<(Prometheus, OperatorOptions)> {
-    let prometheus = namespace
+    quick_over(&[namespace], gateway).await
+}
+
+/// The same with the pods of several namespaces in it.
+pub async fn quick_over(namespaces: &[&Namespace], gateway: Counters) -> Result<(Prometheus, OperatorOptions)> {
+    let first = namespaces.first().context("no namespace to scrape")?;
+    let prometheus = first
         .cluster()
         .prometheus(ScrapeOptions {
             interval: Duration::from_secs(1),
-            namespaces: vec![namespace.name().to_owned()],
+            namespaces: namespaces.iter().map(|namespace| namespace.name().to_owned()).collect(),
             gateway,
         })
         .await?;

@@ -16,10 +16,10 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use stepgate_crds::status::{Phase, QueryReport};
 use stepgate_crds::{Rollout, RolloutStatus};
-use stepgate_tests::cluster::{Cluster, Namespace, Prometheus, STATS_PORT, ScrapeOptions};
+use stepgate_tests::cluster::{Cluster, Counters, Namespace, Prometheus, STATS_PORT};
 use stepgate_tests::operator::OperatorOptions;
 use stepgate_tests::record::status_line;
-use stepgate_tests::scene::{Scene, quick};
+use stepgate_tests::scene::{Scene, quick, quick_over};
 use stepgate_tests::shop::{self, NAME, Shop};
 use stepgate_tests::until::{Seen, until};
 use tokio::time::sleep;
@@ -69,19 +69,7 @@ async fn a_version_passes_by_its_own_namespaces_series_while_its_neighbours_woul
     neighbour.apply(&Shop::default().application()).await?;
     let namespace = cluster.namespace("own").await?;
     // One Prometheus that both are scraped by.
-    let prometheus = cluster
-        .prometheus(ScrapeOptions {
-            interval: Duration::from_secs(1),
-            namespaces: vec![namespace.name().to_owned(), neighbour.name().to_owned()],
-            gateway: STATS_PORT,
-        })
-        .await?;
-    let options = OperatorOptions {
-        sources: vec![format!("default={}", prometheus.url())],
-        scrape: "1s",
-        interval: "5s",
-        ..OperatorOptions::default()
-    };
+    let (prometheus, options) = quick_over(&[&namespace, &neighbour], Counters::of_envoy(STATS_PORT)).await?;
     let shop = judged_by(&json!([
         // Four of stable, one of the canary at 10 %; with the neighbour's four there are nine.
         {"name": "pods", "query": "count(up{job=\"pods\"} or up{job=~\"po.+\"})", "max": 7, "min": 1, "failureLimit": 1},

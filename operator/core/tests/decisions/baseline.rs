@@ -51,7 +51,7 @@ fn it_is_waited_for_and_not_for_ever() {
     let (now, patience) = (moment.0.now, moment.0.limits.baseline);
     assert_eq!(moment.waits(), Some(now.after(patience)));
     let spec = moment
-        .after(patience.as_millis() as u64 / 1_000)
+        .with(|seen| seen.now = now.after(patience))
         .commits()
         .run
         .unwrap()

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use kube::ResourceExt;
 use serde::Serialize;
 use stepgate_core::state::interval_seconds;
+use stepgate_core::verdict::dispersion::ENOUGH_BAD;
 use stepgate_core::verdict::meaning;
 use stepgate_crds::status::{MetricReport, Past, Phase, QueryReport, Run, RunSpec, RunState};
 use stepgate_crds::units::{Span, Timestamp};
@@ -155,7 +156,13 @@ fn baseline(spec: &RunSpec) -> String {
     let max = spec.auto_max.then(|| format!("max: auto is {}", spec.max_error_rate));
     match (&spec.baseline, &spec.no_baseline) {
         (Some(known), why) => {
-            let phi = (known.pods >= 2).then(|| format!("φ is of its {} pods", known.pods));
+            let phi = (known.pods >= 2).then(|| {
+                if u64::try_from(known.bad).is_ok_and(|bad| bad < ENOUGH_BAD) {
+                    "φ is at least the default, for so few say little".to_owned()
+                } else {
+                    format!("φ is of its {} pods", known.pods)
+                }
+            });
             let made: Vec<String> = phi.into_iter().chain(max).collect();
             let why = why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             format!(

@@ -144,9 +144,10 @@ impl Observer {
             .canaries
             .get(namespace, &canary_name)
             .filter(|canary| ours(&canary.view, canary.metadata.labels.as_ref()));
-        let service = found
-            .and_then(|found| world.services.get(namespace, &found.canary_service))
-            .filter(|service| service.view.canary_of.as_ref() == Some(&view.uid));
+        // What was found is forgotten in a suspension, and a Service that was made late is ours all the same.
+        let is_named = |name: &str| found.is_none_or(|found| found.canary_service == name);
+        let services = world.services.group(namespace, &view.uid);
+        let service = services.into_iter().find(|service| is_named(&service.view.name));
         let this_run = |run: Option<&String>| run.is_some() && run == view.status.run.as_ref().map(|run| &run.id);
         let canary_ready = service
             .as_ref()
@@ -480,7 +481,6 @@ fn totals<'p>(pods: impl Iterator<Item = &'p Pod>) -> (u32, f64) {
     })
 }
 
-/// A command as it was written, or what is wrong with it.
 /// What the readings of a run are known by.
 fn key(rollout: &RolloutView, run: &str) -> sampler::Key {
     sampler::Key {
@@ -491,6 +491,7 @@ fn key(rollout: &RolloutView, run: &str) -> sampler::Key {
     }
 }
 
+/// A command as it was written, or what is wrong with it.
 fn command(text: &str) -> Result<Command, String> {
     let command = serde_json::from_str::<Command>(text).map_err(|error| error.to_string())?;
     if command.nonce.len() > LONGEST_WORD || command.run.len() > LONGEST_WORD {

@@ -204,7 +204,7 @@ impl MetricsSource {
         // The client's own limit covers connecting and the body too; this one does not depend on how it is implemented.
         tokio::time::timeout(self.limits.timeout, self.exchange(endpoint, parameters))
             .await
-            .unwrap_or_else(|_| Err(self.timed_out()))
+            .unwrap_or_else(|_| Err(self.timed_out(self.limits.timeout)))
     }
 
     async fn exchange(&self, endpoint: &str, parameters: &[(&str, &str)]) -> Result<reply::Data, SourceError> {
@@ -275,7 +275,7 @@ impl MetricsSource {
     fn sending(&self, error: reqwest::Error) -> SourceError {
         let name = self.name.clone();
         if error.is_timeout() {
-            self.timed_out()
+            self.timed_out(self.limits.timeout)
         } else if error.is_connect() {
             let host = self.url.host_str().unwrap_or_default();
             let address = self
@@ -295,10 +295,10 @@ impl MetricsSource {
         }
     }
 
-    fn timed_out(&self) -> SourceError {
+    fn timed_out(&self, within: Duration) -> SourceError {
         SourceError::Timeout {
             name: self.name.clone(),
-            seconds: self.limits.timeout.as_secs_f64(),
+            seconds: within.as_secs_f64(),
         }
     }
 

@@ -129,7 +129,7 @@ impl Default for World {
             unreadable: Mirror::new(|_| None),
             workloads: Mirror::new(|_| None),
             canaries: Mirror::new(|_| None),
-            services: Mirror::new(|_| None),
+            services: Mirror::new(|service| service.view.canary_of.clone()),
             templates: Mirror::new(|template| template.metadata.labels.as_ref()?.get(names::TEMPLATE_OF).cloned()),
             routes: Mirror::new(|_| None),
             slices: Mirror::new(|slice| slice.view.service.clone()),

@@ -144,7 +144,9 @@ impl Looked {
             .await;
         match answer {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 && eye.list(ROLLOUT).await.is_err() => {
+            Err(kube::Error::Api(status))
+                if status.code == 404 && matches!(eye.list(ROLLOUT).await, Err(Miss::Absent)) =>
+            {
                 let message = "this cluster has no kind Rollout: Stepgate is not installed there (helm install stepgate charts/stepgate)";
                 self.invalid = Some(("NotInstalled", message.to_owned()));
             }

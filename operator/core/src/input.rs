@@ -316,7 +316,12 @@ pub enum Before {
     #[default]
     Untold,
     /// It is being read.
-    Awaited,
+    Awaited {
+        /// Since when, by this process.
+        since: Timestamp,
+        /// What fewer hours have told so far.
+        found: Option<Baseline>,
+    },
     /// It could not be read, and why.
     Unreadable(String),
     /// It is known.

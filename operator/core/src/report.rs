@@ -114,8 +114,8 @@ pub fn say(mut status: RolloutStatus, input: &Input<'_>, said: &Said) -> Rollout
     status
 }
 
-/// Leaves out what can be spared: the counts of the last run, what the user's own queries are asked as, then the queries of the metrics, from
-/// the last on.
+/// Leaves out what can be spared: the counts of the last run, what the user's own queries are asked as, the queries of the metrics, from the
+/// last on, and at last what is told of the user's own queries.
 fn fit(status: &mut RolloutStatus) {
     let most = if status.run.is_some() { MOST } else { MOST_AT_REST };
     let fits = |status: &RolloutStatus| serde_json::to_string(status).is_ok_and(|text| text.len() <= most);
@@ -137,19 +137,18 @@ fn fit(status: &mut RolloutStatus) {
     }
     let metrics = status.run.as_ref().map_or(0, |run| run.metrics.len());
     for at in (0..metrics).rev() {
-        let asked = |status: &RolloutStatus| {
-            let metrics = &status.run.as_ref()?.metrics;
-            metrics.get(at)?.query.as_ref().map(|_| ())
-        };
-        if asked(status).is_none() {
-            continue;
-        }
         if fits(status) {
             return;
         }
         if let Some(metric) = status.run.as_mut().and_then(|run| run.metrics.get_mut(at)) {
             metric.query = None;
         }
+    }
+    // What is wrong with each query stands in the evidence, too.
+    if !fits(status)
+        && let Some(run) = &mut status.run
+    {
+        run.queries.clear();
     }
 }
 

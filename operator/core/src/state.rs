@@ -300,6 +300,7 @@ impl<'a> Pass<'a> {
             warm_from: self.warm_from(force),
             paused: self.pause_hour(),
             promoting: side::whole(&self.run.state) == Side::Canary,
+            taken_away: !self.is_exposed(),
             unavailable,
         };
         Some(verdict::judge(

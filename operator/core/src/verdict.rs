@@ -58,6 +58,9 @@ pub struct Moment {
     /// From the un-pause until the end of Returning. Stable's Service then selects pods of the new version too, so only the absolute
     /// test, the tripwire and the restarts speak, and nothing retreats.
     pub promoting: bool,
+    /// Somebody else has taken the canary's traffic away: what is in force is not what is sent, and a query's number says nothing of the
+    /// version.
+    pub taken_away: bool,
     /// Why the source cannot be read at all, when it cannot (then there are no new intervals): holds, unless what is known fails.
     pub unavailable: Option<DataError>,
 }

@@ -15,9 +15,11 @@ use crate::{
 /// Waits for it where it is being read, for a while. That is over before there would be anything to say of it.
 pub(super) fn wait(pass: &Pass<'_>) -> Option<Plan> {
     let input = pass.input;
-    let until = pass.since().after(input.limits.baseline);
-    let waits = *input.baseline == Before::Awaited && input.now < until;
-    waits.then(|| {
+    let Before::Awaited { since, .. } = input.baseline else {
+        return None;
+    };
+    let until = pass.since().max(*since).after(input.limits.baseline);
+    (input.now < until).then(|| {
         Plan::Wait(Wake {
             at: Some(until),
             ..Wake::default()
@@ -30,9 +32,11 @@ pub(super) fn freeze(mut run: Run, input: &Input<'_>) -> Run {
     let spec = &mut run.spec;
     match input.baseline {
         Before::Untold => {}
-        Before::Awaited => spec.no_baseline = Some("the metrics source had not answered in time".to_owned()),
+        Before::Awaited { found: None, .. } => {
+            spec.no_baseline = Some("the metrics source had not answered in time".to_owned());
+        }
         Before::Unreadable(why) => spec.no_baseline = Some(report::short(why)),
-        Before::Known(known) => {
+        Before::Known(known) | Before::Awaited { found: Some(known), .. } => {
             spec.phi = up(known.phi, 100.0);
             if spec.auto_max {
                 match known.max() {

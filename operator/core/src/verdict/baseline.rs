@@ -44,11 +44,11 @@ impl Baseline {
         }
     }
 
-    /// Whether longer hours would tell more that matters: there were too few bad requests to call the service calm.
+    /// Whether longer hours would tell more that matters: there were too few bad requests to call the service calm, or too few at all.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "fifty")]
     pub fn is_short(&self) -> bool {
-        self.bad < ENOUGH_BAD as f64
+        self.bad < ENOUGH_BAD as f64 || self.requests < ENOUGH_REQUESTS
     }
 
     /// The max of `max: auto`: 1.5 times stable's share of bad requests, and at least half a point more than it. None with fewer than
@@ -101,6 +101,7 @@ mod tests {
         assert_eq!(Baseline::of(4, &[]).max(), None);
         assert!(baseline(1e6, 49.0).is_short());
         assert!(!baseline(1e6, 50.0).is_short());
+        assert!(baseline(720.0, 72.0).is_short());
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn number(read: Option<&Observation>) -> Result<f64, DataError> {
 pub(super) fn failed(kept: &[QueryEvidence], settings: &Settings, moment: &Moment) -> Option<Rule> {
     let mut queries = kept.iter().zip(&settings.queries);
     let (kept, query) = queries.find(|(kept, query)| kept.failures >= query.failure_limit.max(1))?;
-    speak(moment).then(|| Rule::OwnQuery {
+    (speak(moment) && !moment.taken_away).then(|| Rule::OwnQuery {
         said: said(kept, query),
         intervals: kept.failures,
     })

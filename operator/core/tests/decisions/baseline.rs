@@ -47,9 +47,31 @@ fn after(max: &str, before: Before) -> stepgate_crds::status::RunSpec {
 
 #[test]
 fn it_is_waited_for_and_not_for_ever() {
-    let moment = ready("1%").with(|seen| seen.baseline = Before::Awaited);
+    let moment = ready("1%");
     let (now, patience) = (moment.0.now, moment.0.limits.baseline);
+    let awaited = |since, found| Before::Awaited { since, found };
+    // A new leader begins to read late in a long preparation: it is given its time, too.
+    let later = now.after(patience).after(patience);
+    let late = moment.clone().with(|seen| {
+        seen.now = later;
+        seen.baseline = awaited(later, None);
+    });
+    assert_eq!(late.waits(), Some(later.after(patience)));
+    let moment = moment.with(|seen| seen.baseline = awaited(now, None));
     assert_eq!(moment.waits(), Some(now.after(patience)));
+    // What fewer hours have told by then is taken.
+    let Before::Known(hours) = known(5_000.0, 10.0) else {
+        panic!("not known")
+    };
+    let found = moment.clone().with(|seen| {
+        seen.now = now.after(patience);
+        seen.baseline = awaited(now, Some(hours));
+    });
+    let spec = found.commits().run.unwrap().spec;
+    assert_eq!(
+        (spec.phi, spec.baseline.map(|known| known.requests)),
+        (1.25, Some(5_000))
+    );
     let spec = moment
         .with(|seen| seen.now = now.after(patience))
         .commits()

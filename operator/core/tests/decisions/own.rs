@@ -1,9 +1,13 @@
 //! The user's own queries over a life: what they take back, what they hold, and what is kept of them in `status`.
 
 use serde_json::json;
-use stepgate_core::verdict::{DataError, Observation};
+use stepgate_core::{
+    Plan,
+    verdict::{DataError, Observation},
+};
 use stepgate_crds::{
     evidence::Trouble,
+    query::CountQuery,
     status::{Outcome, Phase, RunState},
 };
 
@@ -125,4 +129,62 @@ fn without_a_number_it_holds_and_the_rule_for_no_data_applies() {
         panic!("{:?}", run.state)
     };
     assert_eq!(cause.reason, "NoData");
+}
+
+#[test]
+fn a_query_says_nothing_against_a_version_whose_traffic_somebody_took_away() {
+    let bad = at_step(&[200.0, 200.0]);
+    let failed = |moment: &Moment| match moment.next() {
+        Plan::Commit(status) => status
+            .run
+            .is_some_and(|run| matches!(run.state, RunState::RollingBack { .. })),
+        Plan::Act(_) | Plan::Wait(_) => false,
+    };
+    assert!(failed(&bad), "{:?}", bad.next());
+    let taken = bad.with_weight(0).with_route(|route| route.generation += 1);
+    assert!(!failed(&taken), "{:?}", taken.next());
+}
+
+/// Ten queries whose every answer is a long refusal, beside metrics with long queries of their own.
+#[test]
+fn what_ten_refused_queries_say_stays_within_the_bounds_of_status() {
+    let names: Vec<String> = (0..10)
+        .map(|number| format!("query-{number}-{}", "x".repeat(30)))
+        .collect();
+    let queries: Vec<_> = names
+        .iter()
+        .map(|name| json!({"name": name, "query": "q".repeat(100), "max": 1.0}))
+        .collect();
+    let refused = DataError {
+        kind: Trouble::QueryRejected,
+        detail: "\"many-to-many matching not allowed\" ".repeat(20),
+    };
+    let status = world()
+        .with_spec(json!({"analysis": {"queries": queries}}))
+        .at_step(2)
+        .with_counts(1, [1_000, 0, 2_000, 2])
+        .with(|seen| {
+            let sample = seen.samples.first_mut().unwrap();
+            sample
+                .metrics
+                .extend(names.iter().map(|_| Observation::Error(refused.clone())));
+            let parts = "y".repeat(600);
+            seen.queries = vec![Some(CountQuery {
+                canary_requests: parts.clone(),
+                canary_bad: parts.clone(),
+                stable_requests: parts.clone(),
+                stable_bad: parts,
+                targets: Vec::new(),
+                within: false,
+            })];
+            seen.asked = vec![Some("z".repeat(1_000)); names.len()];
+        })
+        .after(90)
+        .commits();
+    assert!(serde_json::to_string(&status).unwrap().len() <= 16 * 1_024);
+    let evidence = &status.run.unwrap().evidence.queries;
+    assert!(
+        evidence.len() == 10 && evidence.iter().all(|query| query.trouble.is_some()),
+        "{evidence:?}"
+    );
 }

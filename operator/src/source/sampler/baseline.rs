@@ -16,8 +16,8 @@ use crate::provider::{Provider, ProviderError};
 
 /// So many intervals are looked at, however long the hours are: each has enough requests then, and the source little to do.
 const INTERVALS: u32 = 720;
-/// Waits between the tries of one question.
-const RETRIES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// Waits between the tries of one question, as long as the source may be back.
+const RETRIES: [u64; 8] = [1, 3, 5, 5, 10, 15, 30, 60];
 
 /// What a run wants to know of the time before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,10 +81,17 @@ impl Drop for Reading {
 impl Reading {
     /// Begins it; its key is told when it is done.
     pub(super) fn begin(shared: &Arc<Shared>, runtime: &tokio::runtime::Handle, key: &Key, want: BaselineWant) -> Self {
-        let found = Arc::new(Mutex::new(Before::Awaited));
+        let since = jiff::Timestamp::now().into();
+        let found = Arc::new(Mutex::new(Before::Awaited { since, found: None }));
         let (shared, key, asked, told) = (Arc::clone(shared), key.clone(), want.clone(), Arc::clone(&found));
         let task = runtime.spawn(async move {
-            let before = read(&shared, &asked).await;
+            let so_far = |baseline| {
+                *lock(&told) = Before::Awaited {
+                    since,
+                    found: Some(baseline),
+                };
+            };
+            let before = read(&shared, &asked, so_far).await;
             if let Before::Unreadable(why) = &before {
                 let rollout = format!("{}/{}", key.namespace, key.name);
                 tracing::warn!(source = %asked.source, %rollout, "what stable did before the run is not known: {why}");
@@ -111,7 +118,7 @@ impl Reading {
     }
 }
 
-async fn read(shared: &Shared, want: &BaselineWant) -> Before {
+async fn read(shared: &Shared, want: &BaselineWant, so_far: impl Fn(Baseline)) -> Before {
     let feed = match shared.feed(&want.source) {
         Ok(feed) => feed,
         Err(error) => return Before::Unreadable(error.to_string()),
@@ -124,6 +131,7 @@ async fn read(shared: &Shared, want: &BaselineWant) -> Before {
                 if !baseline.is_short() {
                     break;
                 }
+                so_far(baseline);
             }
             // What fewer hours have told is better than nothing.
             Err(why) if found == Before::Untold => return Before::Unreadable(why),
@@ -154,7 +162,7 @@ async fn ask(shared: &Shared, feed: &Feed, question: &Question, until: i64) -> R
         };
         let Problem { may_pass, message, .. } = problem;
         match waits.next() {
-            Some(wait) if may_pass => tokio::time::sleep(*wait).await,
+            Some(wait) if may_pass => tokio::time::sleep(Duration::from_secs(*wait)).await,
             _ => return Err(message),
         }
     }

@@ -56,6 +56,16 @@ fn root<'a>(mut cause: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::e
     cause
 }
 
+/// What the own queries of one run at one time have together.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) begun: Instant,
+    /// All of them have so long.
+    pub(super) within: Duration,
+    /// So many of them are asked at once.
+    pub(super) places: Semaphore,
+}
+
 /// One source, with what all runs that use it share.
 #[derive(Debug)]
 pub(super) struct Feed {
@@ -82,7 +92,7 @@ impl Feed {
     pub(super) fn new(source: MetricsSource, options: &SamplerOptions) -> Self {
         Self {
             slots: Semaphore::new(options.concurrency.max(1)),
-            own: Semaphore::new(options.concurrency.max(1)),
+            own: Semaphore::new(options.concurrency.max(1).saturating_mul(2)),
             scrape: source.scrape().map_or(options.scrape, Span::duration),
             settle: options.settle,
             gathering: Gathering::new(options.gather),
@@ -167,22 +177,24 @@ impl Feed {
         .await
     }
 
-    /// The numbers of one of a user's own queries, within the time that one question may take, its turn included. What becomes of it says
-    /// nothing of the source: a query that no source can answer keeps nobody else from it.
+    /// The numbers of one of a user's own queries, in its turn. What becomes of it says nothing of the
+    /// source: a query that no source can answer keeps nobody else from it.
     pub(super) async fn numbers(
         &self,
         expression: &str,
         ends: &[i64],
         interval: u32,
+        turn: &Turn,
         metrics: &Metrics,
     ) -> Result<Vec<reply::Number>, Problem> {
         let started = Instant::now();
         let question = async {
+            let _place = turn.places.acquire().await;
             let _slot = self.own.acquire().await;
             self.source.numbers(expression, ends, interval).await
         };
-        let answer = tokio::time::timeout(self.source.timeout(), question).await;
-        let answer = answer.unwrap_or_else(|_| Err(self.source.timed_out()));
+        let answer = tokio::time::timeout_at((turn.begun + turn.within).into(), question).await;
+        let answer = answer.unwrap_or_else(|_| Err(self.source.timed_out(turn.within)));
         let outcome = match &answer {
             Ok(numbers) if numbers.iter().any(Result::is_err) => "data_error",
             Ok(_) => "ok",

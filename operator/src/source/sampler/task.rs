@@ -1,17 +1,17 @@
 //! The task of one run: sleeps until an interval is old enough, reads what is missing, tells the run's key.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::future::{join, join_all};
+use futures::future::join_all;
 use stepgate_core::verdict::{DataError, Interval, Observation};
 use stepgate_crds::evidence::Trouble;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::super::reply::{self, Sample};
 use super::super::{SourceError, now};
 use super::book::Book;
-use super::feed::{Feed, Problem};
+use super::feed::{Feed, Problem, Turn};
 use super::{Key, SamplerOptions};
 use crate::provider::Query;
 use crate::telemetry::Metrics;
@@ -20,6 +20,8 @@ use crate::telemetry::Metrics;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// Longest wait between two tries, whatever the interval.
 const LONGEST_RETRY: Duration = Duration::from_secs(15);
+/// So many of a run's own queries are asked at once, so that one user's do not keep others' from their turn.
+const OWN_AT_ONCE: usize = 2;
 /// Longest sleep in one piece, so that a clock that is set right is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_mins(1);
 
@@ -119,16 +121,29 @@ impl Task {
         Ok(())
     }
 
-    /// The observations at these ends, of each metric and then of each of the user's own queries. Both are asked at once, so that counts never
-    /// wait for what a user asks.
+    /// The observations at these ends, of each metric and then of each of the user's own queries: those only where there are counts, a few at a
+    /// time, and all of them within half an interval, for the counts are used together with them.
     async fn read(&self, feed: &Arc<Feed>, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
-        let own = join_all(self.own.iter().map(|query| self.read_own(feed, query.as_ref(), ends)));
-        let (counts, own) = join(self.read_counts(feed, ends), own).await;
-        Ok(counts?.into_iter().chain(own).collect())
+        let counts = self.read_counts(feed, ends).await?;
+        let half = Duration::from_secs(self.interval.into()) / 2;
+        let turn = Turn {
+            begun: Instant::now(),
+            within: feed.source.timeout().min(half),
+            places: Semaphore::new(OWN_AT_ONCE),
+        };
+        let own = self.own.iter();
+        let own = join_all(own.map(|query| self.read_own(feed, query.as_ref(), ends, &turn))).await;
+        Ok(counts.into_iter().chain(own).collect())
     }
 
     /// The numbers of one of the user's own queries, or why there is none.
-    async fn read_own(&self, feed: &Arc<Feed>, query: Result<&String, &DataError>, ends: &[i64]) -> Vec<Observation> {
+    async fn read_own(
+        &self,
+        feed: &Arc<Feed>,
+        query: Result<&String, &DataError>,
+        ends: &[i64],
+        turn: &Turn,
+    ) -> Vec<Observation> {
         let spoilt = |kind, why: &dyn std::fmt::Display| {
             Observation::Error(DataError {
                 kind,
@@ -139,7 +154,10 @@ impl Task {
             Ok(query) => query,
             Err(error) => return vec![Observation::Error(error.clone()); ends.len()],
         };
-        match feed.numbers(query, ends, self.interval, &self.shared.metrics).await {
+        match feed
+            .numbers(query, ends, self.interval, turn, &self.shared.metrics)
+            .await
+        {
             Ok(numbers) => {
                 let observation = |number: reply::Number| match number {
                     Ok(value) => Observation::Value(value),

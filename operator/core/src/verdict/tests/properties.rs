@@ -265,7 +265,7 @@ proptest! {
         let (step, weight_percent, accepted, counts_from, paused, promoting, steps) = moments;
         let metric = MetricSettings { max, min_effect, ratio, warms_up: promoting, ..MetricSettings::errors() };
         let settings = Settings { alpha, beta, phi, ..Settings::new(vec![metric], steps) };
-        let moment = Moment { step, weight_percent, accepted, counts_from, warm_from: counts_from, paused, promoting, unavailable: None };
+        let moment = Moment { step, weight_percent, accepted, counts_from, warm_from: counts_from, paused, promoting, taken_away: false, unavailable: None };
         let new: Vec<Interval> = observations
             .into_iter()
             .zip(ends)

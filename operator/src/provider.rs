@@ -4,6 +4,7 @@
 //! they are counted at one time, and counts in whole numbers from counters, never from `rate` or `increase()`, because those guess at
 //! the edges of a window. Whatever is put into a template is escaped for PromQL.
 
+mod baseline;
 mod folder;
 mod question;
 
@@ -21,10 +22,11 @@ mod histogram;
 
 pub use histogram::Histogram;
 
+pub use baseline::Of;
 pub use folder::Providers;
 pub use question::{QuestionError, asked};
 pub use stepgate_core::input::{Arms, Measure};
-pub use stepgate_crds::query::{SERIES_LABEL, Series, increase};
+pub use stepgate_crds::query::{SERIES_LABEL, Series};
 
 /// Kubernetes shortens a generated name's base to this many characters before it appends five random ones
 /// (`MaxGeneratedNameLength` of `k8s.io/apiserver/pkg/storage/names`).
@@ -104,37 +106,6 @@ impl fmt::Display for Query {
 
 /// The matcher of every bucket.
 const ANY_LE: &str = "le=~\".+\"";
-
-/// One of the series of [`Provider::baseline`], over stable's pods: the fields of `Pods`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Of {
-    /// Their requests.
-    Requests,
-    /// The bad ones of them.
-    Bad,
-    /// How many of them had requests.
-    Serving,
-    /// The sum of x²/n, x bad ones of n requests.
-    Squares,
-}
-
-impl Of {
-    const ALL: [Self; 4] = [Self::Requests, Self::Bad, Self::Serving, Self::Squares];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Bad => "bad",
-            Self::Serving => "serving",
-            Self::Squares => "squares",
-        }
-    }
-
-    /// The series of a label value, `None` for any other text.
-    pub fn parse(label: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|of| of.label() == label)
-    }
-}
 
 /// What a provider's counters see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -423,40 +394,6 @@ impl Provider {
                 })
             }
         }
-    }
-
-    /// The query for what stable did over (t − step, t], to be evaluated at each t; its series are those of [`Of`].
-    ///
-    /// None where it would tell nothing but sums, and `sums` are not asked for.
-    pub fn baseline(&self, arms: &Arms, step_seconds: u32, sums: bool) -> Result<Option<String>, ProviderError> {
-        if self.has_no_templates() || (self.pod_label.is_none() && !sums) {
-            return Ok(None);
-        }
-        let stable = self.fill(&self.arms.stable, arms, &[])?;
-        let by_pod = |template: &str| {
-            let selector = self.fill(template, arms, &[("arm", &stable)])?;
-            let counted = increase(&selector, &self.target_labels, step_seconds);
-            Ok(self.pod_label.as_ref().map_or_else(
-                || format!("sum({counted})"),
-                |label| format!("sum by ({label}) ({counted})"),
-            ))
-        };
-        let (requests, bad) = (by_pod(&self.requests)?, by_pod(&self.bad)?);
-        let mut series = vec![
-            (Of::Requests, format!("sum({requests})")),
-            (Of::Bad, format!("sum({bad})")),
-        ];
-        if self.pod_label.is_some() {
-            series.push((Of::Serving, format!("count({requests} > 0)")));
-            series.push((Of::Squares, format!("sum(({bad}) ^ 2 / ({requests} > 0))")));
-        }
-        let labelled = series.into_iter().map(|(of, expression)| {
-            format!(
-                "label_replace({expression}, \"{SERIES_LABEL}\", \"{}\", \"\", \"\")",
-                of.label()
-            )
-        });
-        Ok(Some(labelled.collect::<Vec<_>>().join("\nor\n")))
     }
 
     fn fill(&self, template: &str, arms: &Arms, matchers: &[(&str, &str)]) -> Result<String, ProviderError> {

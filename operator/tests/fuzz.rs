@@ -5,8 +5,11 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "fuzz/inputs.rs"]
+mod inputs;
+
+use inputs::fuzz;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use stepgate::{
@@ -35,30 +38,6 @@ const VECTOR: &str = r#"{"status":"success","data":{"resultType":"vector","resul
 const MATRIX: &str = r#"{"status":"success","warnings":[],"data":{"resultType":"matrix","result":[{"metric":{"stepgate":"canary_requests"},"values":[[1800000000,"17"],[1800000030,"+Inf"]]},{"metric":{"stepgate":"canary_bad"},"values":[[1800000000,"NaN"]]}]}}"#;
 const SCALAR: &str = r#"{"status":"success","data":{"resultType":"scalar","result":[1800000000,"1800000000.25"]}}"#;
 const ERROR: &str = r#"{"status":"error","errorType":"bad_data","error":"1:2: parse error"}"#;
-
-/// Runs a target on so many inputs.
-fn fuzz<S: Strategy>(inputs: S, target: impl Fn(S::Value)) {
-    let asked = std::env::var("STEPGATE_FUZZ_CASES").ok();
-    let config = Config {
-        cases: asked
-            .as_ref()
-            .map_or(10_000, |cases| cases.parse().expect("STEPGATE_FUZZ_CASES is a number")),
-        rng_seed: if asked.is_some() {
-            RngSeed::Random
-        } else {
-            RngSeed::Fixed(11)
-        },
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let ran = TestRunner::new(config).run(&inputs, |input| {
-        target(input);
-        Ok(())
-    });
-    if let Err(error) = ran {
-        panic!("{error}");
-    }
-}
 
 /// Bytes that stand for something in one of the formats, more often than the others.
 fn byte() -> impl Strategy<Value = u8> {

@@ -2,8 +2,11 @@
 
 #![expect(clippy::expect_used, clippy::panic, reason = "tests")]
 
+#[path = "fuzz/inputs.rs"]
+mod inputs;
+
+use inputs::fuzz;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed, TestRunner};
 use stepgate::promql::{Expr, Matcher, Matching, PromqlError, Selector, Tenant, Time, enforce, parse};
 use stepgate::provider::{Arms, asked};
 
@@ -430,30 +433,6 @@ fn stays_in_the_namespace(text: &str) {
         Ok(&asked),
         "asked once more it is the same"
     );
-}
-
-/// So many inputs as `tests/fuzz.rs` takes.
-fn fuzz<S: Strategy>(inputs: S, target: impl Fn(S::Value)) {
-    let asked = std::env::var("STEPGATE_FUZZ_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok());
-    let config = Config {
-        cases: asked.unwrap_or(10_000),
-        rng_seed: if asked.is_some() {
-            RngSeed::Random
-        } else {
-            RngSeed::Fixed(11)
-        },
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let ran = TestRunner::new(config).run(&inputs, |input| {
-        target(input);
-        Ok(())
-    });
-    if let Err(error) = ran {
-        panic!("{error}");
-    }
 }
 
 #[test]

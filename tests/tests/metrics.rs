@@ -39,6 +39,16 @@ fn talkative(options: OperatorOptions) -> OperatorOptions {
     }
 }
 
+/// Options of an operator that reads this in place of a Prometheus.
+fn imitated(nuisance: &Nuisance) -> OperatorOptions {
+    talkative(OperatorOptions {
+        sources: vec![format!("imitation={}", nuisance.url)],
+        scrape: "1s",
+        interval: "5s",
+        ..OperatorOptions::default()
+    })
+}
+
 /// A shop whose steps pass on about a hundred requests.
 fn loose() -> Shop {
     Shop {
@@ -204,17 +214,11 @@ async fn by_pods(scene: &Scene) -> Result<()> {
 async fn a_source_that_fails_or_answers_nonsense_holds_the_step_with_a_reason_of_its_own() -> Result<()> {
     let cluster = Cluster::attach().await?;
     let nuisance = Nuisance::start().await?;
-    let options = OperatorOptions {
-        sources: vec![format!("imitation={}", nuisance.url)],
-        scrape: "1s",
-        interval: "5s",
-        ..OperatorOptions::default()
-    };
     let shop = Shop {
         rollout: "  analysis: {source: imitation}\n".to_owned(),
         ..Shop::default()
     };
-    let scene = Scene::open(&cluster, "nonsense", &shop, talkative(options)).await?;
+    let scene = Scene::open(&cluster, "nonsense", &shop, imitated(&nuisance)).await?;
     scene.told(nonsense(&scene, &nuisance).await)
 }
 
@@ -251,18 +255,12 @@ async fn a_users_own_query_that_is_answered_badly_holds_alone_and_the_step_passe
     let cluster = Cluster::attach().await?;
     let nuisance = Nuisance::start_for("queue_depth").await?;
     nuisance.answers(Way::OWN[0].0);
-    let options = OperatorOptions {
-        sources: vec![format!("imitation={}", nuisance.url)],
-        scrape: "1s",
-        interval: "5s",
-        ..OperatorOptions::default()
-    };
     let shop = Shop {
         rollout: "  analysis: {source: imitation, errorRate: {max: 5%}, queries: [{name: queue, query: max(queue_depth), max: 100}]}\n"
             .to_owned(),
         ..Shop::default()
     };
-    let scene = Scene::open(&cluster, "own-nonsense", &shop, talkative(options)).await?;
+    let scene = Scene::open(&cluster, "own-nonsense", &shop, imitated(&nuisance)).await?;
     scene.told(own_nonsense(&scene, &nuisance).await)
 }
 

@@ -48,20 +48,6 @@ fn judged_by(queries: &Value) -> Shop {
     }
 }
 
-/// The series that a query has now.
-async fn ask(prometheus: &Prometheus, promql: &str) -> Result<Vec<Value>> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer: Value = client
-        .post(format!("{}/api/v1/query", prometheus.url()))
-        .form(&[("query", promql)])
-        .send()
-        .await?
-        .json()
-        .await?;
-    ensure!(answer["status"] == "success", "{answer}");
-    Ok(answer["data"]["result"].as_array().cloned().unwrap_or_default())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_passes_by_its_own_namespaces_series_while_its_neighbours_would_fail_it() -> Result<()> {
     let cluster = Cluster::attach().await?;
@@ -83,7 +69,7 @@ async fn a_version_passes_by_its_own_namespaces_series_while_its_neighbours_woul
 async fn own_series(scene: &Scene, prometheus: &Prometheus, neighbour: &Namespace) -> Result<()> {
     let theirs = format!("up{{job=\"pods\",namespace=\"{}\"}} == 1", neighbour.name());
     until("the neighbour's pods to be scraped", BOUND, async || {
-        let found = ask(prometheus, &theirs).await?.len();
+        let found = prometheus.ask(&theirs).await?.len();
         Ok(if found == 4 {
             Seen::Done(())
         } else {
@@ -111,7 +97,7 @@ async fn own_series(scene: &Scene, prometheus: &Prometheus, neighbour: &Namespac
         ensure!(asked.matches(&matcher).count() == selectors, "{asked}");
         ensure!(said.contains(asked), "explain does not say {asked}:\n{said}");
     }
-    let all = ask(prometheus, "count(up{job=\"pods\"})").await?;
+    let all = prometheus.ask("count(up{job=\"pods\"})").await?;
     let all: f64 = all[0]["value"][1].as_str().context("no count")?.parse()?;
     ensure!(all > 7.0, "without the matcher there are only {all} pods");
     let pods: f64 = queries[0].value.as_deref().context("no value")?.parse()?;

@@ -28,8 +28,15 @@ const FILES: [&str; 14] = [
 struct File {
     name: ProviderName,
     controller_names: Vec<String>,
-    sees: String,
+    sees: Sees,
     instead: Option<Other>,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Sees {
+    Gateway,
+    Everything,
 }
 
 #[derive(Deserialize)]
@@ -50,7 +57,7 @@ pub(crate) fn built_in() -> Vec<ProviderView> {
         .map(|file| ProviderView {
             name: file.name,
             controllers: file.controller_names,
-            counts_all_callers: file.sees == "everything",
+            counts_all_callers: file.sees == Sees::Everything,
             instead: file.instead.map(|other| Instead {
                 provider: other.provider,
                 unless_filtered: other.unless_filtered,

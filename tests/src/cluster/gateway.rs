@@ -7,7 +7,6 @@ mod traefik;
 
 use std::fs;
 use std::net::TcpListener;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -16,8 +15,7 @@ use tokio::process::Command;
 use super::facts::{Facts, GATEWAY, GATEWAY_ADDRESS, STATS_PORT, User};
 use super::launch::ip;
 use super::namespace::Namespace;
-use super::process::Process;
-use crate::until::{Seen, until};
+use super::process::{Process, answers};
 
 /// The name of a test's own Gateway, in the test's namespace.
 pub const OWN_GATEWAY: &str = "own";
@@ -155,28 +153,6 @@ fn own_gateway(name: &str, class: &str, port: u16) -> String {
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}}}\nspec:\n  \
          gatewayClassName: {class}\n  listeners: [{{name: http, protocol: HTTP, port: {port}}}]\n"
     )
-}
-
-/// Waits until these programs run and their address answers 200.
-async fn answers(what: &str, url: &str, programs: &mut [&mut Process]) -> Result<()> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(2))
-        .build()?;
-    until(
-        &format!("{what} to answer on {url}"),
-        Duration::from_mins(1),
-        async || {
-            for program in programs.iter_mut() {
-                if let Err(ended) = program.check() {
-                    return Ok(Seen::Never(ended));
-                }
-            }
-            client.get(url).send().await?.error_for_status()?;
-            Ok(Seen::Done(()))
-        },
-    )
-    .await
 }
 
 /// Starts both.

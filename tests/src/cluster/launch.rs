@@ -20,7 +20,7 @@ use super::facts::{
 };
 use super::gateway;
 use super::parts::Parts;
-use super::process::Process;
+use super::process::{Process, answers};
 use super::prometheus::{self, Counters, ScrapeOptions};
 use super::{Cluster, client_from};
 use crate::node::{self, NodeOptions};
@@ -89,7 +89,12 @@ pub async fn launch(options: &LaunchOptions, say: &dyn Fn(&str)) -> Result<Runni
 
     step("etcd and API server");
     let mut processes = vec![start_etcd(&facts)?];
-    answers(&mut processes, "etcd", &format!("{ETCD_URL}/readyz")).await?;
+    answers(
+        "etcd",
+        &format!("{ETCD_URL}/readyz"),
+        &mut processes.iter_mut().collect::<Vec<_>>(),
+    )
+    .await?;
     processes.push(start_apiserver(&facts, &certificates)?);
     let client = client_from(&facts.kubeconfig(User::Administrator)).await?;
     until("the API server to be ready", Duration::from_mins(1), async || {
@@ -121,8 +126,13 @@ pub async fn launch(options: &LaunchOptions, say: &dyn Fn(&str)) -> Result<Runni
     };
     processes.push(prometheus::start(facts, "prometheus", 9090, &scrape)?);
     let envoy = format!("http://127.0.0.1:{STATS_PORT}/ready");
-    answers(&mut processes, "Envoy", &envoy).await?;
-    answers(&mut processes, "Prometheus", "http://127.0.0.1:9090/-/ready").await?;
+    answers("Envoy", &envoy, &mut processes.iter_mut().collect::<Vec<_>>()).await?;
+    answers(
+        "Prometheus",
+        "http://127.0.0.1:9090/-/ready",
+        &mut processes.iter_mut().collect::<Vec<_>>(),
+    )
+    .await?;
     wait_for_gateway(&cluster).await?;
     cluster.facts.write()?;
     step("the cluster is up");
@@ -295,26 +305,6 @@ async fn wait_for_gateway(cluster: &Cluster) -> Result<()> {
         ])
         .await?;
     Ok(())
-}
-
-/// Waits until a plain HTTP address answers 200.
-async fn answers(processes: &mut [Process], what: &str, url: &str) -> Result<()> {
-    let client = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(2))
-        .build()?;
-    until(
-        &format!("{what} to answer on {url}"),
-        Duration::from_mins(1),
-        async || {
-            if let Err(ended) = processes.iter_mut().try_for_each(Process::check) {
-                return Ok(Seen::Never(ended));
-            }
-            client.get(url).send().await?.error_for_status()?;
-            Ok(Seen::Done(()))
-        },
-    )
-    .await
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {

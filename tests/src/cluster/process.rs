@@ -11,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use crate::until::{Seen, until};
+
 /// A running program. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Process {
@@ -126,4 +128,26 @@ pub fn tail(file: &Path, lines: usize) -> String {
         .copied()
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// Waits until these programs run and their address answers 200.
+pub(super) async fn answers(what: &str, url: &str, programs: &mut [&mut Process]) -> Result<()> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(2))
+        .build()?;
+    until(
+        &format!("{what} to answer on {url}"),
+        Duration::from_mins(1),
+        async || {
+            for program in programs.iter_mut() {
+                if let Err(ended) = program.check() {
+                    return Ok(Seen::Never(ended));
+                }
+            }
+            client.get(url).send().await?.error_for_status()?;
+            Ok(Seen::Done(()))
+        },
+    )
+    .await
 }

@@ -76,6 +76,20 @@ impl Prometheus {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The series that a query has now.
+    pub async fn ask(&self, promql: &str) -> Result<Vec<Value>> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let answer: Value = client
+            .post(format!("{}/api/v1/query", self.url()))
+            .form(&[("query", promql)])
+            .send()
+            .await?
+            .json()
+            .await?;
+        let series = answer.pointer("/data/result").and_then(Value::as_array);
+        series.cloned().with_context(|| format!("no list of series: {answer}"))
+    }
+
     /// Starts it again, on the same address and with what it had stored; returns when it is ready.
     pub async fn start(&mut self) -> Result<()> {
         let mut process = start(&self.facts, &self.name, self.port, &self.options)?;

@@ -136,16 +136,7 @@ async fn explain(namespace: &Namespace, more: &[&str]) -> Result<String> {
 
 /// The value of each series that the source has for this query now, by its label.
 async fn ask(prometheus: &Prometheus, promql: &str) -> Result<BTreeMap<String, f64>> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
-    let answer: Value = client
-        .post(format!("{}/api/v1/query", prometheus.url()))
-        .form(&[("query", promql)])
-        .send()
-        .await?
-        .json()
-        .await?;
-    ensure!(answer["status"] == "success", "{answer}");
-    let series = answer["data"]["result"].as_array().context("no result")?;
+    let series = prometheus.ask(promql).await?;
     let value = |series: &Value| -> Option<(String, f64)> {
         let label = series["metric"]["stepgate"].as_str()?;
         Some((label.to_owned(), series["value"][1].as_str()?.parse().ok()?))

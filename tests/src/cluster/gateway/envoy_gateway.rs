@@ -12,10 +12,10 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::make::OwnGateway;
-use super::{answers, own_gateway};
+use super::own_gateway;
 use crate::cluster::facts::User;
 use crate::cluster::namespace::Namespace;
-use crate::cluster::process::Process;
+use crate::cluster::process::{Process, answers};
 use crate::cluster::prometheus::Counters;
 
 /// The name of its Gateway. Contour takes every Gateway of its own one's name for its own, where a route does not say the namespace.

@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::make::OwnGateway;
-use super::{answers, free_ports, own_gateway};
+use super::{free_ports, own_gateway};
 use crate::cluster::facts::User;
 use crate::cluster::namespace::Namespace;
-use crate::cluster::process::Process;
+use crate::cluster::process::{Process, answers};
 use crate::cluster::prometheus::Counters;
 
 /// The name of its Gateway. Contour takes every Gateway of its own one's name for its own, where a route does not say the namespace.

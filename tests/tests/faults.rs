@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 /// About so many plans of one fault.
 const PLANS: usize = 250;
 /// How many run at once.
-const AT_ONCE: usize = 24;
+const AT_ONCE: usize = 32;
 /// Each of these tests keeps the machine busy by itself.
 static ALONE: Mutex<()> = Mutex::const_new(());
 /// Plans that failed once. They stay.

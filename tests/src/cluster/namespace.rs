@@ -8,8 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1;
-use kube::api::{ObjectMeta, PostParams};
-use kube::{Api, Resource};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use stepgate_crds::Rollout;
 
 use super::Cluster;
 use super::facts::User;
@@ -27,6 +29,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Namespace {
     cluster: Cluster,
     name: String,
+    ended: bool,
 }
 
 impl Namespace {
@@ -54,7 +57,23 @@ impl Namespace {
         Ok(Self {
             cluster: cluster.clone(),
             name: unique,
+            ended: false,
         })
+    }
+
+    /// Deletes it, with the finalizers taken off its Rollouts, by the cluster's own client: dropping it starts three programs for that.
+    pub async fn end(mut self) -> Result<()> {
+        let rollouts: Api<Rollout> = self.api();
+        let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+        for rollout in rollouts.list(&ListParams::default()).await? {
+            rollouts
+                .patch(&rollout.name_any(), &PatchParams::default(), &free)
+                .await?;
+        }
+        let all: Api<v1::Namespace> = Api::all(self.cluster.client());
+        all.delete(&self.name, &DeleteParams::default()).await?;
+        self.ended = true;
+        Ok(())
     }
 
     /// Its name.
@@ -132,6 +151,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         if thread::panicking() {
             eprintln!("{}", self.report());
+        }
+        if self.ended {
+            return;
         }
         let facts = self.cluster.facts();
         // In the background: nobody waits for it, and the cluster's end deletes everything anyhow. The operator is gone by now, and a Rollout

@@ -101,6 +101,15 @@ impl Observer {
         history
     }
 
+    /// Everything in a namespace as it was seen last.
+    pub fn world(&self, namespace: &str) -> World {
+        let mut world = World::default();
+        for version in self.history(namespace) {
+            world.take(&version);
+        }
+        world
+    }
+
     /// Forgets a namespace.
     pub fn forget(&self, namespace: &str) {
         self.histories

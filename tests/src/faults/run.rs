@@ -243,7 +243,7 @@ impl Range {
         let proxy = Proxy::new(script.url.clone(), &secret);
         let served = proxy.serve().await?;
         let tap = Tap::new(&plan.faults, proxy, bug.map(|bug| bug.place));
-        let _ends = EndOfLife(Arc::clone(&tap));
+        let ends = EndOfLife(Arc::clone(&tap));
         let saboteur = bug.map(|bug| {
             let task = tokio::spawn(Saboteur::new(client, &namespace, bug).act(Arc::clone(&tap)));
             AbortOnDrop(task)
@@ -269,6 +269,8 @@ impl Range {
         {
             task.join().await?.context("the bug")?;
         }
+        drop(ends);
+        namespace.end().await?;
         lived
     }
 
@@ -287,7 +289,7 @@ impl Range {
         let mut term = 1;
         let begin = |term, absent| Life::begin(&self.config, namespace, tap, address, term, absent);
         let mut life = begin(term, Duration::ZERO)?;
-        let driven = workload::drive(plan.workload, namespace, source);
+        let driven = workload::drive(plan.workload, namespace, &self.observer, source);
         tokio::pin!(driven);
         let bound = async {
             tap.at_its_place().await;
@@ -311,7 +313,7 @@ impl Range {
         // What may still be under way when the course has come to its end: templates that are cleared away, a command that is.
         let is_there = || {
             let state = oracle.map(|oracle| &oracle.state);
-            state.is_none_or(|state| End::of(&self.world(namespace), &[]).state == *state)
+            state.is_none_or(|state| End::of(&self.observer.world(namespace.name()), &[]).state == *state)
         };
         let ended = self
             .come_to_rest(tap, &mut crashes, &mut life, &mut term, (&begin, &is_there))
@@ -373,15 +375,6 @@ impl Range {
         }
         outcome.end = Some(end);
         Ok(())
-    }
-
-    /// Everything in a namespace as it is now.
-    fn world(&self, namespace: &Namespace) -> World {
-        let mut world = World::default();
-        for version in self.observer.history(namespace.name()) {
-            world.take(&version);
-        }
-        world
     }
 
     /// Waits until nothing was written for some time, and for the end that the oracle came to where it is still to come.

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, bail};
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use stepgate_crds::status::{Phase, Run, RunState};
 use stepgate_crds::{Command, Rollout, RolloutStatus, Verb, names};
 
+use super::observer::{Observer, World};
 use super::site;
 use super::source::Source;
 use crate::cluster::Namespace;
@@ -91,53 +90,59 @@ pub struct Times {
 }
 
 /// Takes the Rollout through its course, to its end.
-pub async fn drive(workload: Workload, namespace: &Namespace, source: &Source) -> Result<Times> {
+///
+/// It looks through the observer: what many courses at once ask the API server ten times a second is a third of its work.
+pub async fn drive(workload: Workload, namespace: &Namespace, observer: &Observer, source: &Source) -> Result<Times> {
+    let seen = Eyes { observer, namespace };
     let mut times = Times::default();
     let (application, rollout) = site::manifests(namespace, workload.waits_at_the_first_step());
     for manifest in application {
         site::apply(namespace, &manifest).await?;
     }
-    serves(namespace).await?;
+    seen.serves().await?;
     site::apply(namespace, &rollout).await?;
-    reach(namespace, "Healthy", |status| status.phase == Some(Phase::Healthy)).await?;
+    seen.reach("Healthy", |status| status.phase == Some(Phase::Healthy))
+        .await?;
     if workload == Workload::Rival {
         site::apply(namespace, &site::rival()).await?;
-        refused(namespace).await?;
+        seen.refused().await?;
     }
     site::apply(namespace, &site::deployment(namespace, "v2")).await?;
     match workload {
         Workload::Promote | Workload::Rival => {}
         Workload::Rollback => {
-            reach(namespace, "the first weight", in_force).await?;
+            seen.reach("the first weight", in_force).await?;
             source.turn_bad();
-            reach(namespace, "Failed", |status| status.phase == Some(Phase::Failed)).await?;
+            seen.reach("Failed", |status| status.phase == Some(Phase::Failed))
+                .await?;
             return Ok(times);
         }
         Workload::Abort => {
-            reach(namespace, "Paused", is_paused).await?;
+            seen.reach("Paused", is_paused).await?;
             times.aborted = Some(Timestamp::now());
-            command(namespace, Verb::Abort).await?;
-            reach(namespace, "Failed", |status| status.phase == Some(Phase::Failed)).await?;
+            command(&seen, Verb::Abort).await?;
+            seen.reach("Failed", |status| status.phase == Some(Phase::Failed))
+                .await?;
             return Ok(times);
         }
         Workload::NewTemplate => {
-            let first = reach(namespace, "Paused", is_paused).await?;
+            let first = seen.reach("Paused", is_paused).await?;
             let first = first.run.map(|run| run.id);
             site::apply(namespace, &site::deployment(namespace, "v3")).await?;
-            reach(namespace, "the newer version's pause", |status| {
+            seen.reach("the newer version's pause", |status| {
                 is_paused(status) && status.run.as_ref().map(|run| run.id.clone()) != first
             })
             .await?;
-            command(namespace, Verb::Promote).await?;
+            command(&seen, Verb::Promote).await?;
         }
         Workload::Deletion => {
-            reach(namespace, "Paused", is_paused).await?;
+            seen.reach("Paused", is_paused).await?;
             let rollouts: Api<Rollout> = namespace.api();
             rollouts.delete(NAME, &DeleteParams::background()).await?;
-            return gone(namespace).await.map(|()| times);
+            return seen.gone().await.map(|()| times);
         }
     }
-    reach(namespace, "Healthy after a promotion", |status| {
+    seen.reach("Healthy after a promotion", |status| {
         let promoted = status
             .history
             .first()
@@ -165,89 +170,88 @@ fn in_force(status: &RolloutStatus) -> bool {
         .is_some_and(|run| run.weight > 0 && run.in_force.as_ref().is_some_and(|force| force.seq == run.seq))
 }
 
-async fn status(namespace: &Namespace) -> Result<Option<RolloutStatus>> {
-    let rollouts: Api<Rollout> = namespace.api();
-    Ok(rollouts
-        .get_opt(NAME)
-        .await?
-        .map(|rollout| rollout.status.unwrap_or_default()))
+/// What a course looks at.
+struct Eyes<'a> {
+    observer: &'a Observer,
+    namespace: &'a Namespace,
 }
 
-/// Waits until the application serves by itself: how often the Rollout would say that it does not yet is nobody's plan.
-async fn serves(namespace: &Namespace) -> Result<()> {
-    let deployments: Api<Deployment> = namespace.api();
-    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"));
-    let routes: Api<DynamicObject> = Api::namespaced_with(namespace.cluster().client(), namespace.name(), &kind);
-    until("the application to serve", BOUND, async || {
-        let available = deployments
-            .get(NAME)
-            .await?
-            .status
-            .and_then(|status| status.available_replicas);
-        let accepted = routes
-            .get(NAME)
-            .await?
-            .data
-            .pointer("/status/parents/0/conditions/0/status")
-            .cloned();
-        Ok(if available == Some(1) && accepted == Some(json!("True")) {
-            Seen::Done(())
-        } else {
-            Seen::NotYet(format!("{available:?} pods, accepted: {accepted:?}"))
+impl Eyes<'_> {
+    fn world(&self) -> World {
+        self.observer.world(self.namespace.name())
+    }
+
+    /// The status of a Rollout; none where there is no such Rollout.
+    fn status(&self, name: &str) -> Result<Option<RolloutStatus>> {
+        let world = self.world();
+        let Some(rollout) = world.get("Rollout", name) else {
+            return Ok(None);
+        };
+        let status = rollout.get("status").cloned().map(serde_json::from_value).transpose()?;
+        Ok(Some(status.unwrap_or_default()))
+    }
+
+    /// Waits until the application serves by itself: how often the Rollout would say that it does not yet is nobody's plan.
+    async fn serves(&self) -> Result<()> {
+        until("the application to serve", BOUND, async || {
+            let world = self.world();
+            let look = |kind, path| world.get(kind, NAME).and_then(|object| object.pointer(path)).cloned();
+            let available = look("Deployment", "/status/availableReplicas");
+            let accepted = look("HTTPRoute", "/status/parents/0/conditions/0/status");
+            Ok(if available == Some(json!(1)) && accepted == Some(json!("True")) {
+                Seen::Done(())
+            } else {
+                Seen::NotYet(format!("{available:?} pods, accepted: {accepted:?}"))
+            })
         })
-    })
-    .await
-}
+        .await
+    }
 
-async fn reach(namespace: &Namespace, what: &str, wanted: impl Fn(&RolloutStatus) -> bool) -> Result<RolloutStatus> {
-    until(what, BOUND, async || {
-        Ok(match status(namespace).await? {
-            Some(status) if wanted(&status) => Seen::Done(status),
-            Some(status) => Seen::NotYet(format!(
-                "{:?}: {}",
-                status.phase,
-                status.message.as_deref().unwrap_or_default()
-            )),
-            None => Seen::NotYet("no Rollout".to_owned()),
+    async fn reach(&self, what: &str, wanted: impl Fn(&RolloutStatus) -> bool) -> Result<RolloutStatus> {
+        until(what, BOUND, async || {
+            Ok(match self.status(NAME)? {
+                Some(status) if wanted(&status) => Seen::Done(status),
+                Some(status) => Seen::NotYet(said(&status)),
+                None => Seen::NotYet("no Rollout".to_owned()),
+            })
         })
-    })
-    .await
-}
+        .await
+    }
 
-async fn gone(namespace: &Namespace) -> Result<()> {
-    until("the Rollout to be gone", BOUND, async || {
-        Ok(match status(namespace).await? {
-            None => Seen::Done(()),
-            Some(status) => Seen::NotYet(format!(
-                "{:?}: {}",
-                status.phase,
-                status.message.as_deref().unwrap_or_default()
-            )),
+    async fn gone(&self) -> Result<()> {
+        until("the Rollout to be gone", BOUND, async || {
+            Ok(match self.status(NAME)? {
+                None => Seen::Done(()),
+                Some(status) => Seen::NotYet(said(&status)),
+            })
         })
-    })
-    .await
-}
+        .await
+    }
 
-/// Waits until the rival knows that it came too late.
-async fn refused(namespace: &Namespace) -> Result<()> {
-    let rollouts: Api<Rollout> = namespace.api();
-    until("the rival's refusal", BOUND, async || {
-        let status = rollouts.get(site::RIVAL).await?.status.unwrap_or_default();
-        let is_refused = status
-            .conditions
-            .iter()
-            .any(|condition| condition.reason == "WorkloadTaken");
-        Ok(if is_refused {
-            Seen::Done(())
-        } else {
-            Seen::NotYet(status.message.unwrap_or_default())
+    /// Waits until the rival knows that it came too late.
+    async fn refused(&self) -> Result<()> {
+        until("the rival's refusal", BOUND, async || {
+            let status = self.status(site::RIVAL)?.unwrap_or_default();
+            let is_refused = status
+                .conditions
+                .iter()
+                .any(|condition| condition.reason == "WorkloadTaken");
+            Ok(if is_refused {
+                Seen::Done(())
+            } else {
+                Seen::NotYet(said(&status))
+            })
         })
-    })
-    .await
+        .await
+    }
 }
 
-async fn command(namespace: &Namespace, verb: Verb) -> Result<()> {
-    let Some(run) = status(namespace).await?.and_then(|status| status.run) else {
+fn said(status: &RolloutStatus) -> String {
+    format!("{:?}: {}", status.phase, status.message.as_deref().unwrap_or_default())
+}
+
+async fn command(seen: &Eyes<'_>, verb: Verb) -> Result<()> {
+    let Some(run) = seen.status(NAME)?.and_then(|status| status.run) else {
         bail!("{}: there is no run", verb.as_str());
     };
     let command = Command {
@@ -258,7 +262,7 @@ async fn command(namespace: &Namespace, verb: Verb) -> Result<()> {
         nonce: verb.as_str().to_owned(),
     };
     let patch = json!({"metadata": {"annotations": {names::COMMAND: serde_json::to_string(&command)?}}});
-    let rollouts: Api<Rollout> = namespace.api();
+    let rollouts: Api<Rollout> = seen.namespace.api();
     rollouts
         .patch(NAME, &PatchParams::default(), &Patch::Merge(patch))
         .await

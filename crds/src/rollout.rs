@@ -32,6 +32,7 @@ use crate::{
     doc = "Rollout says how a Deployment's new versions go out: in which steps of traffic over the user's own route, and judged by what.",
     derive = "PartialEq",
     validation = Rule::new("!has(self.spec.steps) || !self.spec.steps.exists(step, has(step.analysis) && has(step.analysis.latency)) || (has(self.spec.analysis) && has(self.spec.analysis.latency))").message("a step has a latency of its own: spec.analysis.latency has to say the threshold"),
+    validation = Rule::new("!has(self.spec.steps) || self.spec.steps.all(step, !has(step.analysis) || !has(step.analysis.queries) || step.analysis.queries.all(bound, has(self.spec.analysis) && has(self.spec.analysis.queries) && self.spec.analysis.queries.exists(query, query.name == bound.name)))").message("a step gives bounds to a query that spec.analysis.queries does not have"),
     validation = Rule::new("self.metadata.name.size() <= 63").message("the name of a Rollout has at most 63 characters: it is a label value on the Deployment"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.step"),
@@ -172,6 +173,11 @@ pub struct StepAnalysis {
     /// The share of requests that may be slow; the threshold is that of the Rollout's analysis.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<StepLatency>,
+    /// Bounds of further queries at this step, by the name that they have in the Rollout's analysis.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub queries: Vec<StepQuery>,
     /// What follows where this step is neither passed nor failed for long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_inconclusive: Option<OnInconclusive>,
@@ -196,6 +202,23 @@ pub struct StepLatency {
     /// The tolerated share of slow requests, above 0% and at most 50%.
     #[x_kube(validation = Rule::new("double(self.replace('%', '')) > 0.0 && double(self.replace('%', '')) <= 50.0").message("max must be above 0% and at most 50%"))]
     pub max: Share,
+}
+
+/// The bounds of a further query at one step. They take the place of both that the query has elsewhere.
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.max) || has(self.min)").message("a query has a max, a min, or both"))]
+#[x_kube(validation = Rule::new("!has(self.max) || !has(self.min) || self.min <= self.max").message("min must not be above max"))]
+pub struct StepQuery {
+    /// The query's name.
+    #[schemars(length(min = 1, max = 40), regex(pattern = "^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+    /// The largest number that is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+    /// The smallest number that is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<f64>,
 }
 
 /// What follows where a step is neither passed nor failed for long.

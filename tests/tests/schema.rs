@@ -95,6 +95,13 @@ fn queries(queries: &Value) -> Value {
     json!({"analysis": {"queries": queries}})
 }
 
+/// Two queries, and other bounds of them in so many steps.
+fn bounds_of_a_step(steps: i32, bounds: &Value) -> Value {
+    let step = |step: i32| json!({"weight": 100 * step / steps, "analysis": {"queries": bounds}});
+    let queries = json!([{"name": "queue-depth", "query": "q", "max": 100}, {"name": "other", "query": "q", "max": 1}]);
+    json!({"steps": (1..=steps).map(step).collect::<Vec<_>>(), "analysis": {"queries": queries}})
+}
+
 /// So many queries of so many characters.
 fn of_length(queries: usize, length: usize) -> Value {
     let query = |number: usize| json!({"name": format!("query-{number}"), "query": "q".repeat(length), "max": 1});
@@ -142,6 +149,10 @@ async fn what_the_page_spells_out_is_accepted() -> Result<()> {
         queries(&json!([{"name": "q", "query": "q", "min": -0.5}, {"name": "r", "query": "q", "min": 1, "max": 1e9}])),
         queries(&of_length(10, 200)),
         queries(&of_length(2, 1_000)),
+        bounds_of_a_step(
+            20,
+            &json!([{"name": "queue-depth", "max": 50}, {"name": "other", "min": 1, "max": 2}]),
+        ),
         json!({"progressDeadline": "10s"}),
         json!({"traffic": {"settle": "0s", "drain": "0s"}}),
         json!({"traffic": {"routes": [{"name": "one"}, {"name": "two"}]}}),
@@ -236,6 +247,22 @@ async fn what_cannot_work_is_refused_in_words_that_say_what_is_right() -> Result
         ),
         (
             queries(&json!([{"name": "q", "query": "q", "max": 1, "min": 2}])),
+            "min must not be above max",
+        ),
+        (
+            bounds_of_a_step(1, &json!([{"name": "nobody", "max": 1}])),
+            "a step gives bounds to a query that spec.analysis.queries does not have",
+        ),
+        (
+            json!({"steps": [{"weight": 100, "analysis": {"queries": [{"name": "queue-depth", "max": 1}]}}]}),
+            "a step gives bounds to a query that spec.analysis.queries does not have",
+        ),
+        (
+            bounds_of_a_step(1, &json!([{"name": "queue-depth"}])),
+            "a query has a max, a min, or both",
+        ),
+        (
+            bounds_of_a_step(1, &json!([{"name": "queue-depth", "max": 1, "min": 2}])),
             "min must not be above max",
         ),
         (

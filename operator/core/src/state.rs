@@ -249,11 +249,18 @@ impl<'a> Pass<'a> {
             by_step(latency, |own| own.latency.as_ref().map(|own| own.max))
         });
         let metrics = [errors].into_iter().chain(latency).collect();
-        let queries = spec.queries.iter().map(|query| QuerySettings {
-            name: query.name.clone(),
-            max: query.max,
-            min: query.min,
-            failure_limit: query.failure_limit(),
+        let here = usize::try_from(step).ok().and_then(|step| spec.steps.get(step));
+        let bounds = here.and_then(|step| step.analysis.as_ref());
+        let bounds = bounds.map_or(&[][..], |own| &own.queries);
+        let queries = spec.queries.iter().map(|query| {
+            let own = bounds.iter().find(|own| own.name == query.name);
+            let (max, min) = own.map_or((query.max, query.min), |own| (own.max, own.min));
+            QuerySettings {
+                name: query.name.clone(),
+                max,
+                min,
+                failure_limit: query.failure_limit(),
+            }
         });
         Settings {
             queries: queries.collect(),

@@ -35,7 +35,7 @@ pub const RECENT: usize = 10;
 /// Confidence with which stable must be over max before it is taken to be.
 pub const STABLE_OVER_ALPHA: f64 = 0.05;
 /// Chance that a canary looks worse than a stable that is as bad, where max alone speaks against it.
-pub const WORSE_ALPHA: f64 = 0.01;
+pub const WORSE_ALPHA: f64 = 0.006;
 /// A shared fault of this length retreats, in seconds.
 pub const SHARED_FAULT_SECONDS: i64 = 600;
 /// So many canary requests must be missing before their absence means something.

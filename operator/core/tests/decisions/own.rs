@@ -6,6 +6,7 @@ use stepgate_core::{
     verdict::{DataError, Observation},
 };
 use stepgate_crds::{
+    RolloutStatus,
     evidence::Trouble,
     query::CountQuery,
     status::{Outcome, Phase, RunState},
@@ -99,6 +100,45 @@ fn out_of_bounds_once_it_holds_where_the_counts_alone_would_pass() {
     // The same with a number within bounds goes on.
     let run = at_step(&[1.0; 4]).commits().run.unwrap();
     assert_eq!(run.step, 2);
+}
+
+/// The third step has bounds of its own: what is well elsewhere is not there, and the other way round.
+#[test]
+fn a_step_has_bounds_of_its_own_in_place_of_both_of_the_query() {
+    let at_step = |number: i32, numbers: &[f64]| {
+        let mut spec = judged();
+        spec["steps"] = json!([
+            {"weight": 10},
+            {"weight": 30},
+            {"weight": 50, "analysis": {"queries": [{"name": "queue-depth", "min": 120}]}},
+            {"weight": 100},
+        ]);
+        world()
+            .with_spec(spec)
+            .at_step(number)
+            .with_counts(4, [1_000, 0, 2_000, 2])
+            .with_numbers(numbers.iter().map(|number| Observation::Value(*number)))
+            .after(60)
+            .commits()
+    };
+    let run = |status: RolloutStatus| status.run.unwrap();
+    assert_eq!(
+        run(at_step(3, &[150.0; 4])).step,
+        3,
+        "it passes where only 120 is asked for"
+    );
+    let failed = run(at_step(3, &[150.0, 150.0, 90.0, 90.0]));
+    let RunState::RollingBack { cause, .. } = &failed.state else {
+        panic!("{:?}", failed.state)
+    };
+    assert_eq!(
+        cause.detail,
+        "query queue-depth: 90 is under the min of 120, in 2 intervals in a row"
+    );
+    let elsewhere = at_step(2, &[90.0, 90.0, 90.0, 150.0]);
+    assert_eq!(elsewhere.verdict.as_deref(), Some("QueryOutOfBounds"));
+    let query = run(elsewhere).queries.remove(0);
+    assert_eq!((query.max, query.min), (Some(100.0), None));
 }
 
 #[test]

@@ -127,6 +127,8 @@ pub enum Trouble {
     SourceReplyPartial,
     /// The source's clock is another one.
     SourceClockSkew,
+    /// The source scrapes the targets of the counted series more seldom than its administrator says.
+    ScrapeInterval,
     /// The source cannot evaluate the query.
     QueryRejected,
     /// The query's result is of a type that holds no counts, or no number: a string, a matrix; for counts a scalar, too.
@@ -145,7 +147,7 @@ pub enum Trouble {
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Unreadable,
         Self::NoBucketBoundary,
         Self::SourceUnknown,
@@ -158,6 +160,7 @@ impl Trouble {
         Self::SourceReplyInvalid,
         Self::SourceReplyPartial,
         Self::SourceClockSkew,
+        Self::ScrapeInterval,
         Self::QueryRejected,
         Self::QueryResultType,
         Self::QueryResultSeries,
@@ -183,6 +186,7 @@ impl Trouble {
             Self::SourceReplyInvalid => "SourceReplyInvalid",
             Self::SourceReplyPartial => "SourceReplyPartial",
             Self::SourceClockSkew => "SourceClockSkew",
+            Self::ScrapeInterval => "ScrapeInterval",
             Self::QueryRejected => "QueryRejected",
             Self::QueryResultType => "QueryResultType",
             Self::QueryResultSeries => "QueryResultSeries",

@@ -7,6 +7,7 @@
 mod baseline;
 mod folder;
 mod question;
+mod scrapes;
 
 use std::fmt;
 
@@ -25,6 +26,7 @@ pub use histogram::Histogram;
 pub use baseline::Of;
 pub use folder::Providers;
 pub use question::{QuestionError, asked};
+pub use scrapes::{Scrapes, Target};
 pub use stepgate_core::input::{Arms, Measure};
 pub use stepgate_crds::query::{SERIES_LABEL, Series};
 

@@ -118,20 +118,44 @@ impl MetricsSource {
     /// The counts of each query for the interval that ends at `end` (unix seconds), in their order, by one instant query for all of them: a
     /// label tells whose series each one is.
     pub async fn together(&self, queries: &[&Query], end: i64) -> Result<Vec<Sample>, SourceError> {
-        let expression = match queries {
+        let expressions: Vec<&str> = queries.iter().map(|query| query.as_str()).collect();
+        let replies = self.each(&expressions, end).await?;
+        let sample = |(query, data): (&&Query, reply::Data)| reply::instant(&data, end, second(query));
+        Ok(queries.iter().zip(replies).map(sample).collect())
+    }
+
+    /// The numbers that each expression gives at a time (unix seconds), by the labels of its series, in their order, by one instant query.
+    pub async fn by_labels(
+        &self,
+        expressions: &[&str],
+        time: i64,
+    ) -> Result<Vec<Vec<(reply::Labels, f64)>>, SourceError> {
+        let replies = self.each(expressions, time).await?;
+        let numbers: Option<_> = replies.iter().map(reply::numbers_by_labels).collect();
+        numbers.ok_or_else(|| self.malformed("a number of the vector cannot be read"))
+    }
+
+    /// The times of the samples (unix seconds, in order) that an expression for a range of them gives at a time, by the labels of its series.
+    pub async fn times(&self, expression: &str, time: i64) -> Result<Vec<(reply::Labels, Vec<f64>)>, SourceError> {
+        let parameters = [("query", expression), ("time", &time.to_string())];
+        let data = self.ask("query", &parameters).await?;
+        reply::times_by_labels(&data).ok_or_else(|| self.malformed("the samples of the range cannot be read"))
+    }
+
+    /// The reply to each of the expressions at a time, by one instant query for all of them.
+    async fn each(&self, expressions: &[&str], time: i64) -> Result<Vec<reply::Data>, SourceError> {
+        let together = match expressions {
             [] => return Ok(Vec::new()),
-            [query] => query.as_str().to_owned(),
-            queries => {
-                let numbered = queries.iter().enumerate().map(|(number, query)| {
-                    format!("label_replace({query}, \"{QUESTION_LABEL}\", \"{number}\", \"\", \"\")")
+            [expression] => (*expression).to_owned(),
+            several => {
+                let numbered = several.iter().enumerate().map(|(number, expression)| {
+                    format!("label_replace({expression}, \"{QUESTION_LABEL}\", \"{number}\", \"\", \"\")")
                 });
                 numbered.collect::<Vec<_>>().join("\nor\n")
             }
         };
-        let parameters = [("query", expression.as_str()), ("time", &end.to_string())];
-        let replies = reply::split(self.ask("query", &parameters).await?, queries.len());
-        let sample = |(query, data): (&&Query, reply::Data)| reply::instant(&data, end, second(query));
-        Ok(queries.iter().zip(replies).map(sample).collect())
+        let parameters = [("query", together.as_str()), ("time", &time.to_string())];
+        Ok(reply::split(self.ask("query", &parameters).await?, expressions.len()))
     }
 
     /// What stable's pods did in the intervals of `step` seconds that end from `first` to `last` (unix seconds), by

@@ -8,6 +8,8 @@ mod folder;
 mod gateways;
 #[path = "source/programs.rs"]
 mod programs;
+#[path = "provider/scrapes.rs"]
+mod scrapes;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@
 //! that no bucket up to the threshold has, and without that bucket they are not known.
 
 mod number;
+mod scrapes;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ use stepgate_core::verdict::{Arm, Counts, Observation};
 use stepgate_crds::evidence::Trouble;
 
 pub use number::{Number, NumberError, number, numbers};
+pub use scrapes::{Labels, numbers_by_labels, times_by_labels};
 
 use crate::provider::{Of, QUESTION_LABEL, SERIES_LABEL, Series};
 

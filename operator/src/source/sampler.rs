@@ -8,6 +8,7 @@ mod baseline;
 mod batch;
 mod book;
 mod feed;
+mod scrapes;
 mod task;
 
 use std::collections::HashMap;
@@ -102,8 +103,11 @@ pub struct SamplerOptions {
     pub concurrency: usize,
     /// How long after its scrape a sample can be there: time for the scrape itself, and for the source to take it in.
     pub settle: Duration,
-    /// How long a question about one interval waits for those of other runs, to go out with them in one query.
+    /// How long a question about one interval waits for those of other runs, to go out with them in one query; a check of the scrape interval
+    /// ten times as long.
     pub gather: Duration,
+    /// From one check of the scrape interval to the next of the same run, until it has found nothing amiss.
+    pub again: Duration,
     /// Intervals that one query reads at most.
     pub window: usize,
     /// Intervals that are kept for one run at most; then reading waits until `from_exclusive` moves.
@@ -117,6 +121,7 @@ impl Default for SamplerOptions {
             settle: Duration::from_secs(2),
             concurrency: 8,
             gather: Duration::from_millis(100),
+            again: Duration::from_mins(10),
             window: 240,
             kept: 960,
         }

@@ -31,7 +31,7 @@ impl Crowd {
         let (notify, woken) = mpsc::unbounded_channel();
         let metrics = Metrics::new();
         let options = SamplerOptions {
-            scrape: Duration::from_secs(1),
+            scrape: Duration::from_secs(5),
             settle: Duration::ZERO,
             ..SamplerOptions::default()
         };

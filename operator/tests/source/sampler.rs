@@ -2,6 +2,8 @@
 
 #[path = "sampler/own.rs"]
 mod own;
+#[path = "sampler/scrapes.rs"]
+mod scrapes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::fixtures::{contour, contour_of, gateway, hour_ago, latency, now, source};
 use crate::impostor::{Answer, Impostor};
-use crate::prometheus::Prometheus;
+use crate::prometheus::{Prometheus, SCRAPE};
 use crate::vector;
 
 fn key() -> Key {
@@ -28,6 +30,14 @@ fn key() -> Key {
         name: "checkout".into(),
         uid: "u".into(),
         run: "r1".into(),
+    }
+}
+
+/// As often as the fixtures' series have samples.
+fn scraped_as_said() -> SamplerOptions {
+    SamplerOptions {
+        scrape: Duration::from_secs(SCRAPE.unsigned_abs()),
+        ..SamplerOptions::default()
     }
 }
 
@@ -47,6 +57,11 @@ impl Sampling {
                 ..SamplerOptions::default()
             },
         )
+    }
+
+    /// Of a source with the fixtures' series.
+    fn of_gateway(source: MetricsSource) -> Self {
+        Self::with(source, scraped_as_said())
     }
 
     fn with(source: MetricsSource, options: SamplerOptions) -> Self {
@@ -97,8 +112,7 @@ async fn missed_intervals_are_read_in_few_queries_oldest_first() {
         SamplerOptions {
             window: 50,
             kept: 60,
-            scrape: Duration::from_secs(1),
-            ..SamplerOptions::default()
+            ..scraped_as_said()
         },
     );
     let wanted = want(start, 15, contour(15));
@@ -333,7 +347,7 @@ fn errors_and_latency(start: i64, threshold: u64) -> Want {
 async fn two_metrics_are_read_on_one_grid() {
     let start = hour_ago();
     let prometheus = Prometheus::with(start, &[gateway(), latency()].concat());
-    let mut sampling = Sampling::of(source(&prometheus.url));
+    let mut sampling = Sampling::of_gateway(source(&prometheus.url));
     let wanted = errors_and_latency(start, 500);
     let read = sampling.until(&wanted, |intervals, _| intervals.len() >= 100).await;
     let arm = |requests: f64, bad: f64| Arm { requests, bad };
@@ -368,7 +382,7 @@ async fn two_metrics_are_read_on_one_grid() {
 async fn a_threshold_that_is_no_boundary_spoils_its_metric_alone_and_the_boundaries_are_listed() {
     let start = hour_ago();
     let prometheus = Prometheus::with(start, &[gateway(), latency()].concat());
-    let mut sampling = Sampling::of(source(&prometheus.url));
+    let mut sampling = Sampling::of_gateway(source(&prometheus.url));
     let wanted = errors_and_latency(start, 300);
     let read = sampling.until(&wanted, |intervals, _| intervals.len() >= 100).await;
     assert_eq!(
@@ -387,7 +401,7 @@ async fn a_threshold_that_is_no_boundary_spoils_its_metric_alone_and_the_boundar
 async fn a_query_that_fails_and_one_that_there_is_not_spoil_their_metrics_alone() {
     let start = hour_ago();
     let prometheus = Prometheus::with(start, &gateway());
-    let mut sampling = Sampling::of(source(&prometheus.url));
+    let mut sampling = Sampling::of_gateway(source(&prometheus.url));
     let missing = DataError::unreadable("there is no histogram");
     let wanted = Want {
         queries: vec![Ok(Query::new("sum(")), Err(missing.clone()), Ok(contour(15))],
@@ -424,11 +438,7 @@ async fn a_source_that_fails_is_asked_less_and_less_and_slows_no_other() {
         MetricsSource::new(&spec, SourceLimits::default()).unwrap()
     };
     let sources = [named("poisoned", &poisoned.url), named("default", &prometheus.url)];
-    let options = SamplerOptions {
-        scrape: Duration::from_secs(5),
-        ..SamplerOptions::default()
-    };
-    let sampler = Sampler::new(sources, options, Metrics::new(), notify);
+    let sampler = Sampler::new(sources, scraped_as_said(), Metrics::new(), notify);
     let asks = |run: String, source: &str| {
         let key = Key { run, ..key() };
         let wanted = Want {

@@ -65,6 +65,9 @@ const fn trouble(trouble: Trouble) -> &'static str {
         Trouble::SourceReplyInvalid => "the metrics source answers with what is no reply of Prometheus",
         Trouble::SourceReplyPartial => "the metrics source says itself that its reply is not complete",
         Trouble::SourceClockSkew => "the clock of the metrics source is another one, so its times mean nothing here",
+        Trouble::ScrapeInterval => {
+            "the metrics are scraped more seldom than the administrator says, so counts would be read before they are complete"
+        }
         Trouble::QueryRejected => "the metrics source cannot evaluate the query",
         Trouble::QueryResultType => "the query's result is of another type than one that can be judged",
         Trouble::QueryResultSeries => "the query's result has two series where one is expected, or one for none",

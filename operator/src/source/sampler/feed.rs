@@ -10,6 +10,7 @@ use super::super::{MetricsSource, SourceError};
 use super::SamplerOptions;
 use super::batch::{self, Gathering};
 use super::book::lock;
+use super::scrapes::Waiting;
 use crate::provider::{Query, Slow};
 use crate::telemetry::Metrics;
 use stepgate_core::verdict::dispersion::Pods;
@@ -73,6 +74,9 @@ pub(super) struct Feed {
     slots: Semaphore,
     /// Of their own for users' queries: counts do not wait for what takes long.
     own: Semaphore,
+    /// One of `slots` at most is for checks of scrapes.
+    checking: Semaphore,
+    pub(super) checks: Waiting,
     scrape: Duration,
     /// How long after its scrape a sample can be there.
     settle: Duration,
@@ -93,6 +97,8 @@ impl Feed {
         Self {
             slots: Semaphore::new(options.concurrency.max(1)),
             own: Semaphore::new(options.concurrency.max(1).saturating_mul(2)),
+            checking: Semaphore::new(1),
+            checks: Waiting::new(options.gather.saturating_mul(10)),
             scrape: source.scrape().map_or(options.scrape, Span::duration),
             settle: options.settle,
             gathering: Gathering::new(options.gather),
@@ -202,6 +208,26 @@ impl Feed {
         };
         metrics.source_query(self.source.name(), outcome, started.elapsed());
         answer.map_err(|error| Problem::from(&error))
+    }
+
+    /// How often it scrapes, as the administrator says.
+    pub(super) fn scrape(&self) -> Duration {
+        self.scrape
+    }
+
+    /// A question of a check of scrapes, when it is its turn. What becomes of it says nothing of the source.
+    pub(super) async fn check<T>(
+        &self,
+        question: impl Future<Output = Result<T, SourceError>>,
+        metrics: &Metrics,
+    ) -> Result<T, SourceError> {
+        let _one = self.checking.acquire().await;
+        let _slot = self.slots.acquire().await;
+        let started = Instant::now();
+        let answer = question.await;
+        let outcome = answer.as_ref().map_or_else(SourceError::label, |_| "ok");
+        metrics.source_query(self.source.name(), outcome, started.elapsed());
+        answer
     }
 
     /// Asks when there is a slot; counts the question and how it went.

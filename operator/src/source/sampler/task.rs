@@ -12,6 +12,7 @@ use super::super::reply::{self, Sample};
 use super::super::{SourceError, now};
 use super::book::Book;
 use super::feed::{Feed, Problem, Turn};
+use super::scrapes::Check;
 use super::{Key, SamplerOptions};
 use crate::provider::Query;
 use crate::telemetry::Metrics;
@@ -85,9 +86,10 @@ impl Task {
             Ok(feed) => feed,
             Err(error) => return self.fails(&Problem::from(&error)),
         };
+        let mut check = Check::of(&self.queries, feed, self.shared.options.again);
         let mut failures = 0_u32;
         loop {
-            match self.step(feed).await {
+            match self.step(feed, &mut check).await {
                 Ok(()) => failures = 0,
                 Err(problem) => {
                     self.fails(&problem);
@@ -104,7 +106,7 @@ impl Task {
 
     /// Looks at the source's clock, waits until something is due, and reads it. That it answers is said once what was due has been read: until
     /// then what a run knows of it is of before.
-    async fn step(&mut self, feed: &Arc<Feed>) -> Result<(), Problem> {
+    async fn step(&mut self, feed: &Arc<Feed>, check: &mut Check) -> Result<(), Problem> {
         feed.look(&self.shared.metrics).await?;
         let ends = match self.due_now(feed) {
             Due::Now(ends) => ends,
@@ -117,7 +119,13 @@ impl Task {
         };
         let read = self.read(feed, &ends).await;
         self.unanswered = read.is_err();
-        self.write(&ends, read?);
+        let mut read = read?;
+        if let Some(end) = ends.last() {
+            check.look(feed, *end, self.patience(feed), &self.shared.metrics).await;
+            // The user's own numbers are not counts, and stay.
+            check.spoil(read.iter_mut().take(self.queries.len()).flatten());
+        }
+        self.write(&ends, read);
         Ok(())
     }
 
@@ -125,15 +133,20 @@ impl Task {
     /// time, and all of them within half an interval, for the counts are used together with them.
     async fn read(&self, feed: &Arc<Feed>, ends: &[i64]) -> Result<Vec<Vec<Observation>>, Problem> {
         let counts = self.read_counts(feed, ends).await?;
-        let half = Duration::from_secs(self.interval.into()) / 2;
         let turn = Turn {
             begun: Instant::now(),
-            within: feed.source.timeout().min(half),
+            within: self.patience(feed),
             places: Semaphore::new(OWN_AT_ONCE),
         };
         let own = self.own.iter();
         let own = join_all(own.map(|query| self.read_own(feed, query.as_ref(), ends, &turn))).await;
         Ok(counts.into_iter().chain(own).collect())
+    }
+
+    /// How long counts that were read wait for what is asked besides: half an interval, so that they are used in time.
+    fn patience(&self, feed: &Feed) -> Duration {
+        let half = Duration::from_secs(self.interval.into()) / 2;
+        feed.source.timeout().min(half)
     }
 
     /// The numbers of one of the user's own queries, or why there is none.

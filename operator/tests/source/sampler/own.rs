@@ -8,7 +8,7 @@ use stepgate_core::input::SourceHealth;
 use stepgate_core::verdict::{Interval, Observation};
 use stepgate_crds::evidence::Trouble;
 
-use super::{Sampling, key, want};
+use super::{Sampling, key, scraped_as_said, want};
 use crate::fixtures::{contour, gateway, hour_ago, now, source};
 use crate::impostor::{Answer, Impostor};
 use crate::prometheus::Prometheus;
@@ -17,7 +17,7 @@ use crate::prometheus::Prometheus;
 async fn own(queries: &[&str]) -> Vec<Interval> {
     let start = hour_ago();
     let prometheus = Prometheus::with(start, &gateway());
-    let mut sampling = Sampling::of(source(&prometheus.url));
+    let mut sampling = Sampling::of_gateway(source(&prometheus.url));
     let wanted = Want {
         own: queries.iter().map(|query| Ok((*query).to_owned())).collect(),
         ..want(start, 15, contour(15))
@@ -30,8 +30,7 @@ async fn own(queries: &[&str]) -> Vec<Interval> {
         SamplerOptions {
             window: 1,
             kept: 1,
-            scrape: Duration::from_secs(1),
-            ..SamplerOptions::default()
+            ..scraped_as_said()
         },
     );
     let wanted = Want {

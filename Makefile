@@ -42,7 +42,7 @@ fmt: ## format the sources
 .PHONY: lint
 lint: $(deny) ## check format, lints (warnings are errors), licences, bans and sources
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --test gateways -- -D warnings
+	cargo clippy --workspace --all-targets --test gateways --test scale -- -D warnings
 	$(deny) --locked check licenses bans sources
 
 # Into the cache and not into ~/.cargo/bin: the version is this project's business.
@@ -105,6 +105,13 @@ bench: cluster-programs build ## print figures: sample to decision to weight 0, 
 .PHONY: gateways
 gateways: gateway-programs build ## a good and a bad version behind each gateway, and the table of docs/sources.md (5 minutes)
 	RUST_TEST_THREADS=4 $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test gateways -- --nocapture
+
+.PHONY: scale
+# The operator as the README builds it, beside the other one: what it rests on is built once more for that.
+scale: cluster-programs build ## analyse 1,000 Rollouts at once: queries, CPU, memory and requests of the operator (30 minutes); ROLLOUTS=N for fewer
+	cargo build --release -p stepgate --bin stepgate
+	STEPGATE_OPTIMISED="$(abspath $(dir $(programs))release/stepgate)" $(if $(ROLLOUTS),STEPGATE_SCALE=$(ROLLOUTS)) \
+	  $(programs)/local-cluster run -- cargo test --offline -p stepgate-tests --test scale -- --nocapture
 
 .PHONY: calibrate
 calibrate: ## measure the verdict on simulated rollouts beside thresholds, and put the figures into docs/analysis.md (10 minutes); SEED=S for others

@@ -1,6 +1,9 @@
 //! The stand-in node: binds every pod, gives it an address on `lo`, runs one real process for its container and reports what the
 //! process really does. No scheduler, no kubelet, no images: an image's last path segment names a program.
 //!
+//! The image `pause` is a program that does nothing, as in the real world: for it no process is started and no address taken on `lo`, and
+//! the pod is ready at once. So there can be thousands of its pods. Nothing answers there, and its container has no probe.
+//!
 //! A pod with a `nodeSelector`, or with several containers, stays unschedulable. What it does not look at: volumes, resources,
 //! security contexts, `restartPolicy` (always), liveness and startup probes.
 
@@ -44,6 +47,8 @@ pub struct NodeOptions {
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The images there are; each stands for the program of the same name.
 const IMAGES: [&str; 2] = ["stepgate", "demo-app"];
+/// The image of a program that does nothing: no process stands for it.
+const PAUSE: &str = "pause";
 
 /// What every pod's task shares.
 struct Shared {
@@ -54,10 +59,9 @@ struct Shared {
 }
 
 impl Shared {
-    /// The program of an image: registry, path, tag and digest aside.
+    /// The program of an image.
     fn program(&self, image: &str) -> Option<PathBuf> {
-        let last = image.rsplit('/').next()?;
-        let name = last.split(['@', ':']).next()?;
+        let name = short_name(image);
         let program = self.options.binaries.join(name);
         (IMAGES.contains(&name) && program.is_file()).then_some(program)
     }
@@ -67,6 +71,12 @@ impl Shared {
         let number = self.addresses.fetch_add(1, Ordering::Relaxed);
         format!("10.244.{}.{}", 1 + number / 254, 1 + number % 254)
     }
+}
+
+/// An image without registry, path, tag and digest.
+fn short_name(image: &str) -> &str {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    last.split(['@', ':']).next().unwrap_or(last)
 }
 
 /// Makes the Node object, Ready. Has to be there before the first pod.

@@ -45,6 +45,10 @@ pub struct OperatorOptions {
     pub flags: Vec<String>,
     /// How it reaches the API server, where not directly.
     pub kubeconfig: Option<PathBuf>,
+    /// Whether it watches every namespace, and not its own alone.
+    pub all_namespaces: bool,
+    /// Its program, where not the one beside the running test.
+    pub program: Option<PathBuf>,
     /// How its clock is wrong, as `faketime` takes it: `+1h`.
     pub clock: Option<&'static str>,
 }
@@ -61,6 +65,8 @@ impl Default for OperatorOptions {
             drain: "2s",
             flags: Vec::new(),
             kubeconfig: None,
+            all_namespaces: false,
+            program: None,
             clock: None,
         }
     }
@@ -114,11 +120,10 @@ impl Operator {
             Some(other) => other.clone(),
             None => self.cluster.kubeconfig_of_service_account(SYSTEM, ACCOUNT).await?,
         };
-        let program = binary("stepgate")?;
         let options = &self.options;
+        let program = options.program.clone().map_or_else(|| binary("stepgate"), Ok)?;
         let mut arguments = vec![
             "run".to_owned(),
-            format!("--namespace={}", self.namespace),
             format!("--lease-namespace={SYSTEM}"),
             format!("--lease-name={}", self.namespace),
             format!("--identity={}", self.name),
@@ -136,6 +141,9 @@ impl Operator {
                 .iter()
                 .map(|source| format!("--metrics-source={source}")),
         );
+        if !options.all_namespaces {
+            arguments.push(format!("--namespace={}", self.namespace));
+        }
         arguments.extend(options.flags.iter().cloned());
         let mut wrapped = vec![format!("KUBECONFIG={}", kubeconfig.display())];
         if let Some(clock) = options.clock {

@@ -37,6 +37,17 @@ impl Report {
             ..Self::default()
         }
     }
+
+    /// Ready since it was started, and never anything else.
+    pub(super) fn doing_nothing(started: &str) -> Self {
+        Self {
+            state: json!({"running": {"startedAt": started}}),
+            last: json!({}),
+            restarts: 0,
+            ready: true,
+            running: true,
+        }
+    }
 }
 
 /// Everything the container's task needs.

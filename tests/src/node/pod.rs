@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::container::{ContainerTask, Report, seconds};
 use super::settings::Settings;
-use super::{NODE_NAME, Shared};
+use super::{NODE_NAME, PAUSE, Shared, short_name};
 use crate::cluster::{ip, service_account_token};
 
 /// Serves a pod from its first sight to its deletion; says in the node's log what went wrong.
@@ -63,6 +63,10 @@ impl Life {
         };
         self.bind().await?;
         let address = self.shared.next_address();
+        if is_pause(container) {
+            self.run(container, &address, updates).await?;
+            return self.delete().await;
+        }
         let route = format!("{address}/32");
         ip(&["addr", "add", &route, "dev", "lo"]).await?;
         let ended = self.run(container, &address, updates).await;
@@ -90,14 +94,19 @@ impl Life {
     async fn run(&self, container: &Container, address: &str, updates: &mut watch::Receiver<Pod>) -> Result<()> {
         let (reports, mut changes) = watch::channel(Report::waiting("ContainerCreating", ""));
         let stopping = CancellationToken::new();
-        let mut task = match self.task(container, address, &stopping, &reports).await {
-            Ok(task) => tokio::spawn(task.run()),
-            Err(waiting) => {
-                reports.send_replace(waiting);
-                tokio::spawn(async {})
+        let started = seconds(Timestamp::now());
+        let mut task = if is_pause(container) {
+            reports.send_replace(Report::doing_nothing(&started));
+            tokio::spawn(stopping.clone().cancelled_owned())
+        } else {
+            match self.task(container, address, &stopping, &reports).await {
+                Ok(task) => tokio::spawn(task.run()),
+                Err(waiting) => {
+                    reports.send_replace(waiting);
+                    tokio::spawn(async {})
+                }
             }
         };
-        let started = seconds(Timestamp::now());
         let mut ready = (false, started.clone());
         let deletion = loop {
             let report = changes.borrow_and_update().clone();
@@ -194,6 +203,11 @@ impl Life {
         let answer = self.api.patch_status(&self.name, &PatchParams::default(), &patch).await;
         unless_gone(answer).context("reporting its status")
     }
+}
+
+/// Whether the container's program does nothing.
+fn is_pause(container: &Container) -> bool {
+    container.image.as_deref().map(short_name) == Some(PAUSE)
 }
 
 /// A pod that is gone, or another one of the same name, is no trouble: the watch tells.

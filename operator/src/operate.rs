@@ -200,7 +200,7 @@ impl Watches {
         let (reader, writer) = reflector::store();
         let world = Arc::clone(&self.world);
         let rollouts = watcher(self.api::<Watched>(), watcher::Config::default())
-            .map(move |event| event.map(|event| world.observe_rollout(event)));
+            .filter_map(move |event| std::future::ready(event.map(|event| world.observe_rollout(event)).transpose()));
         let rollouts = reflector::reflector(writer, rollouts)
             .default_backoff()
             .touched_objects();

@@ -46,6 +46,10 @@ const OVERDUE: Duration = Duration::from_millis(250);
 const PATIENCE_IN_ROLLBACK: Duration = Duration::from_secs(2);
 /// The longest that a timer is set for.
 const LONGEST_SLEEP: Duration = Duration::from_hours(1);
+/// Refreshes of a status in which only numbers changed, of all runs together, a second.
+const REFRESHES: usize = 10;
+/// With more runs than these none is looked at for its numbers alone.
+const MANY: usize = 100;
 /// Events of decisions this old were written by whoever led then, or are of no use any more.
 const NEWS: Span = Span::seconds(600);
 
@@ -164,8 +168,11 @@ impl Reconciler {
         let key = (seen.rollout.namespace.clone(), seen.rollout.name.clone());
         let refused = self.failures().get(&key).and_then(|failures| failures.refused.clone());
         let no_hold = self.no_hold.borrow().clone();
+        let runs = self.observer.sampler.runs();
         let limits = Limits {
             scrape: self.observer.scrape(&seen.rollout).unwrap_or(self.limits.scrape),
+            refresh: refresh(self.limits.refresh, runs),
+            refresh_slack: if runs > MANY { self.limits.interval } else { self.limits.refresh_slack },
             ..self.limits.clone()
         };
         loop {
@@ -388,7 +395,26 @@ fn is_repeated(effect: &Effect, acted: &[Effect]) -> bool {
     })
 }
 
+/// The least time between two refreshes of one status, so that all runs together keep to [`REFRESHES`].
+fn refresh(least: Span, runs: usize) -> Span {
+    least.max(Span::seconds(runs.div_ceil(REFRESHES) as u64))
+}
+
 /// The time, once for a decision, in the resolution that status has.
 fn now() -> Timestamp {
     Timestamp::from(jiff::Timestamp::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_runs_refresh_their_statuses_more_seldom() {
+        let seconds = |runs| refresh(Span::seconds(60), runs).as_millis() / 1_000;
+        assert_eq!(
+            [0, 1, 600, 601, 1_000, 10_000].map(seconds),
+            [60, 60, 60, 61, 100, 1_000]
+        );
+    }
 }

@@ -177,10 +177,12 @@ impl World {
         phases
     }
 
-    /// Takes in a watch event of a Rollout, and gives it back as the queue needs it.
-    pub fn observe_rollout(&self, event: watcher::Event<Watched>) -> watcher::Event<Handle> {
+    /// Takes in a watch event of a Rollout, and gives it back as the queue needs it; none where it brings no more than the answer to a write of
+    /// ours has: the pass that wrote went on with that.
+    pub fn observe_rollout(&self, event: watcher::Event<Watched>) -> Option<watcher::Event<Handle>> {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-        match event {
+        Some(match event {
+            Apply(rollout) if self.is_known(&rollout) => return None,
             Apply(rollout) => Apply(self.take(rollout, Apply, Apply)),
             InitApply(rollout) => InitApply(self.take(rollout, InitApply, InitApply)),
             Delete(rollout) => {
@@ -209,7 +211,17 @@ impl World {
                 self.unreadable.observe(&InitDone);
                 InitDone
             }
-        }
+        })
+    }
+
+    /// Whether this very version of a Rollout was taken in before.
+    fn is_known(&self, rollout: &Watched) -> bool {
+        let Watched::Read(rollout) = rollout else {
+            return false;
+        };
+        let known = (self.rollouts).get(&rollout.namespace().unwrap_or_default(), &rollout.name_any());
+        known
+            .is_some_and(|known| known.uid() == rollout.uid() && known.resource_version() == rollout.resource_version())
     }
 
     /// Takes in a Rollout as it is now: among those that can be read, or among the others.
@@ -413,4 +425,37 @@ fn interests_of(rollout: &Rollout) -> Vec<Interest> {
         .chain(run.map(|run| Interest::Run(namespace.clone(), run.id.clone())))
         .chain(rollout.uid().map(Interest::Uid))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use watcher::Event::{Apply, InitApply};
+
+    fn rollout(uid: &str, version: u64) -> Rollout {
+        let object = serde_json::json!({
+            "apiVersion": "stepgate.dev/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": "one", "namespace": "shop", "uid": uid, "resourceVersion": version.to_string()},
+            "spec": {"workload": {"name": "one"}, "traffic": {"routes": [{"name": "web"}]}},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_our_own_write_was_answered_is_no_news_from_the_watch() {
+        let world = World::default();
+        let read = |uid, version| Watched::Read(Box::new(rollout(uid, version)));
+        assert!(world.observe_rollout(Apply(read("u", 1))).is_some());
+        world.put_rollout(rollout("u", 2));
+        assert!(world.observe_rollout(Apply(read("u", 2))).is_none());
+        assert!(
+            world.observe_rollout(InitApply(read("u", 2))).is_some(),
+            "a list is complete"
+        );
+        assert!(world.observe_rollout(Apply(read("u", 3))).is_some());
+        assert!(
+            world.observe_rollout(Apply(read("v", 3))).is_some(),
+            "another one of that name"
+        );
+    }
 }

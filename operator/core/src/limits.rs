@@ -23,6 +23,8 @@ pub struct Limits {
     pub lag: Span,
     /// The least time between two refreshes of a status in which nothing but numbers changed.
     pub refresh: Span,
+    /// So much later the numbers may be written where nobody looks before: the next counts take them along.
+    pub refresh_slack: Span,
     /// The least time between two writes that only change the reason for waiting.
     pub calm: Span,
     /// How long until the world is looked at again for something that no watch reports.
@@ -75,6 +77,7 @@ impl Default for Limits {
             scrape: Span::seconds(15),
             lag: Span::seconds(2),
             refresh: Span::seconds(60),
+            refresh_slack: Span::seconds(0),
             calm: Span::seconds(2),
             mend: Span::seconds(5),
             quiet_intervals: 4,

@@ -204,7 +204,7 @@ pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wak
     }
     let due = match &committed.run {
         Some(run) if said.urgent && reason(&told) != reason(committed) => run.refreshed.after(input.limits.calm),
-        _ => due,
+        _ => due.after(input.limits.refresh_slack),
     };
     wake.at = Some(wake.at.map_or(due, |at| at.min(due)));
     Plan::Wait(wake)

@@ -5,7 +5,7 @@
 //! does all of it at random, `exhaustive` searches every interleaving of a small one; each write of each of them is checked against the
 //! safety rules (`fixtures::checker`), which `rules` breaks one by one. `late` is about a status that is read late, `baseline` about what is read before a run, `patience` is what
 //! follows from waiting. `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`,
-//! `rest`, `preflight` and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
+//! `rest`, `routes`, `preflight` and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
 
 #[cfg(test)]
 mod fixtures {
@@ -42,6 +42,7 @@ mod decisions {
     mod patience;
     mod preflight;
     mod rest;
+    mod routes;
     mod rules;
     mod steps;
     mod strangers;

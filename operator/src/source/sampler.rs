@@ -206,6 +206,11 @@ impl Sampler {
         found
     }
 
+    /// How many runs are read.
+    pub fn runs(&self) -> usize {
+        lock(&self.readings).len()
+    }
+
     /// Ends every reading whose key is not among those that `keep` says yes to.
     pub fn retain(&self, mut keep: impl FnMut(&Key) -> bool) {
         lock(&self.readings).retain(|key, _| keep(key));

@@ -130,7 +130,7 @@ pub fn ln_tail_over(requests: f64, bad: f64, max: f64) -> f64 {
     if requests <= 0.0 || bad / requests <= max {
         return 0.0;
     }
-    let (share, max) = (within(bad / requests, 0.0, 1.0), within(max, 1e-6, 0.5));
+    let (share, max) = (within(bad / requests, 0.0, 1.0), within(max, 1e-6, 1.0 - 1e-6));
     if share >= 1.0 {
         return requests * (1.0 / max).ln();
     }

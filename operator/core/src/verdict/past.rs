@@ -127,6 +127,25 @@ mod tests {
     }
 
     #[test]
+    fn a_part_in_which_only_stable_was_asked_is_one_and_one_without_requests_is_none() {
+        let settings = Settings::new(vec![MetricSettings::errors()], 4);
+        let mut evidence = verdict::begin(&settings, 0);
+        for (step, counts) in (0_u32..).zip([[0, 0, 900, 2], [0, 0, 0, 0], [100, 1, 0, 0]]) {
+            let moment = Moment {
+                step,
+                weight_percent: 50,
+                accepted: Some(0),
+                ..Moment::default()
+            };
+            let end = 30 * (i64::from(step) + 1);
+            evidence = judge(&evidence, &[interval(end, counts)], &settings, &moment, None).evidence;
+        }
+        let found = past(&evidence, &settings, Span::seconds(30)).unwrap();
+        let parts: Vec<[u64; 5]> = found.metrics[0].parts.iter().map(|part| (*part).into()).collect();
+        assert_eq!(parts, [[0, 0, 900, 2, 0], [100, 1, 0, 0, 1]]);
+    }
+
+    #[test]
     fn what_is_kept_is_small_however_long_the_run_was() {
         let settings = Settings::new(vec![MetricSettings::errors(), MetricSettings::latency(0.01)], 20);
         let mut evidence = verdict::begin(&settings, 0);

@@ -1,6 +1,6 @@
-//! What the verdict promises, case by case; beside it `course` (over time), `explain` (the numbers for people), `latency` (the second metric), `memory` (what is kept), `own` (the user's own queries),
-//! `properties` (what holds always), `shared` (what both versions suffer from, and what comes in clumps) and `simulation` (how fast and
-//! how safe).
+//! What the verdict promises, case by case; beside it `course` (over time), `explain` (the numbers for people), `latency` (the second metric),
+//! `memory` (what is kept), `own` (the user's own queries), `properties` (what holds always), `restarts` (their shares), `sentences` (to the
+//! letter), `shared` (what both versions suffer from, and what comes in clumps) and `simulation` (how fast and how safe).
 
 mod course;
 mod edges;
@@ -9,6 +9,8 @@ mod latency;
 mod memory;
 mod own;
 mod properties;
+mod restarts;
+mod sentences;
 mod shared;
 mod simulation;
 

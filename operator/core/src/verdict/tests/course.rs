@@ -180,5 +180,8 @@ fn promoting_listens_to_the_canary_alone() {
             .name(),
         "Fail"
     );
-    assert_eq!(judged(&repeated(&silent(4000), 8), &promoting).verdict.name(), "Hold");
+    let without = judged(&repeated(&silent(4000), 8), &promoting);
+    assert_eq!(without.verdict.name(), "Hold");
+    let kept = &without.evidence.metrics[0];
+    assert_eq!((kept.recent.len(), kept.idle_seconds), (0, 8 * u64::from(INTERVAL)));
 }

@@ -40,6 +40,68 @@ fn the_ratio_is_bounded_where_the_counts_bound_it() {
 }
 
 #[test]
+fn the_ratio_is_the_inverted_test_of_each_ratio_of_the_grid() {
+    let metric = MetricSettings::errors();
+    // ρ0, and 24 from 1.25 to 64 times that in equal steps of the logarithm.
+    let grid: Vec<f64> = (0..24)
+        .map(|j| 1.2 * 1.25 * (51.2_f64).powf(f64::from(j) / 23.0))
+        .collect();
+    let grid: Vec<f64> = [1.2].into_iter().chain(grid).collect();
+    for (canary, stable, phi) in [
+        ((900, 60), (4_050, 60), 1.0),
+        ((900, 60), (4_050, 60), 2.0),
+        ((4_500, 30), (4_500, 25), 2.0),
+    ] {
+        let settings = Settings { phi, ..settings() };
+        let evidence = judge(
+            &start(),
+            &repeated(&counts(canary, stable), 3),
+            &settings,
+            &at(50),
+            None,
+        )
+        .evidence;
+        let run = &evidence.metrics[0].processes[0];
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        let likelihoods: Vec<f64> = run
+            .millionths
+            .iter()
+            .map(|sum| (*sum as f64 / 1e6 / phi).exp())
+            .collect();
+        let likelihoods: Vec<f64> = [1.0].into_iter().chain(likelihoods).collect();
+        let mean = |of: &[f64]| of.iter().sum::<f64>() / f64::from(u32::try_from(of.len()).unwrap());
+        let too_small = |at: usize| at < 24 && mean(&likelihoods[at + 1..]) >= 40.0 * likelihoods[at];
+        let too_large = |at: usize| at > 0 && mean(&likelihoods[..at]) >= 40.0 * likelihoods[at];
+        let from = (0..25).take_while(|at| too_small(*at)).last().map(|at| grid[at]);
+        let to = (0..25).rev().take_while(|at| too_large(*at)).last().map(|at| grid[at]);
+        let found = interval::ratio(run, &metric, &settings);
+        for (found, wanted) in [(found.from, from), (found.to, to)] {
+            assert_eq!(found.is_some(), wanted.is_some(), "{found:?}, and not {wanted:?}");
+            let apart = (found.unwrap_or(0.0) - wanted.unwrap_or(0.0)).abs();
+            assert!(apart < 1e-9, "{found:?}, and not {wanted:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_pass_takes_is_the_fewest_that_pass() {
+    let metric = MetricSettings::errors();
+    for (phi, share) in [(1.0, 0.0), (2.0, 0.001), (2.0, 0.004), (1.0, 0.007)] {
+        let settings = Settings { phi, ..settings() };
+        let need = requests_for_a_pass(&metric, &settings, share).unwrap();
+        let ln_e = |requests: u64| {
+            let requests = as_f64(requests);
+            eprocess::ln_e_pass(requests, requests * share, metric.max, phi)
+        };
+        assert!(ln_e(need) >= settings.threshold_pass(), "{need} at {share}");
+        assert!(ln_e(need - 1) < settings.threshold_pass(), "{need} at {share}");
+    }
+    // Four fifths of the max and more is too near it.
+    assert_eq!(requests_for_a_pass(&metric, &settings(), 0.008), None);
+    assert_eq!(requests_for_a_pass(&metric, &settings(), 0.009), None);
+}
+
+#[test]
 fn the_ratio_is_missed_at_no_look_in_nineteen_of_twenty_runs() {
     let mut random = Random(7);
     let independent = Settings { phi: 1.0, ..settings() };

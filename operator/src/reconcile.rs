@@ -172,7 +172,11 @@ impl Reconciler {
         let limits = Limits {
             scrape: self.observer.scrape(&seen.rollout).unwrap_or(self.limits.scrape),
             refresh: refresh(self.limits.refresh, runs),
-            refresh_slack: if runs > MANY { self.limits.interval } else { self.limits.refresh_slack },
+            refresh_slack: if runs > MANY {
+                self.limits.interval
+            } else {
+                self.limits.refresh_slack
+            },
             ..self.limits.clone()
         };
         loop {

@@ -28,6 +28,7 @@ mod decisions {
     mod budget;
     mod commands;
     mod crashes;
+    mod drift;
     mod ends;
     mod exhaustive;
     mod explain;
@@ -36,6 +37,7 @@ mod decisions {
     mod late;
     mod latency;
     mod lives;
+    mod lost;
     mod mishaps;
     mod own;
     mod parents;

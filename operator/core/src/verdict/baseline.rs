@@ -102,6 +102,7 @@ mod tests {
         assert!(baseline(1e6, 49.0).is_short());
         assert!(!baseline(1e6, 50.0).is_short());
         assert!(baseline(720.0, 72.0).is_short());
+        assert!(baseline(999.0, 60.0).is_short() && !baseline(1_000.0, 60.0).is_short());
     }
 
     #[test]

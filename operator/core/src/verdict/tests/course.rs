@@ -56,6 +56,19 @@ fn traffic_that_stops_becomes_no_data_and_at_full_weight_a_retreat() {
 }
 
 #[test]
+fn a_rate_is_known_from_ten_requests_on_and_foretells_what_is_missing() {
+    // Intervals of 15 s: after three of them 30 requests were to come, or 27.
+    let after = |requests: u32, silent: usize| {
+        let mut observations = vec![counts((1, 0), (requests - 1, 0))];
+        observations.extend(vec![Observation::Silent; silent]);
+        judged(&intervals(observations), &at(10)).verdict.reason()
+    };
+    assert_eq!(after(10, 3), "NoData");
+    assert_eq!(after(9, 3), "InsufficientTraffic");
+    assert_eq!(after(30, 2), "NoData");
+}
+
+#[test]
 fn intervals_around_the_acceptance_feed_the_tripwire_only() {
     let moment = Moment {
         counts_from: ACCEPTED + 20,

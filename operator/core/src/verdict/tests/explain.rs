@@ -84,6 +84,16 @@ fn the_ratio_is_the_inverted_test_of_each_ratio_of_the_grid() {
 }
 
 #[test]
+fn the_ratio_is_that_of_the_whole_run() {
+    let first = judged(&repeated(&counts((900, 60), (4_050, 60)), 3), &at(10)).evidence;
+    let second = enter_step(&first, &settings(), 1);
+    let judgement = judge(&second, &[], &settings(), &Moment { step: 1, ..at(30) }, None);
+    let whole = interval::ratio(&second.metrics[0].processes[0], &MetricSettings::errors(), &settings());
+    assert!(whole.from.is_some());
+    assert_eq!(judgement.explanations[0].ratio, whole);
+}
+
+#[test]
 fn what_a_pass_takes_is_the_fewest_that_pass() {
     let metric = MetricSettings::errors();
     for (phi, share) in [(1.0, 0.0), (2.0, 0.001), (2.0, 0.004), (1.0, 0.007)] {

@@ -1,7 +1,6 @@
 //! What time makes of a run: hours of pauses, since when the canary is as large as it is, waits that end, and when a status is worth a write.
 
 use serde_json::json;
-use stepgate_core::verdict::{Arm, Counts, Interval, Observation};
 use stepgate_core::{Kind, Plan, state};
 use stepgate_crds::{
     RolloutStatus,
@@ -11,30 +10,13 @@ use stepgate_crds::{
 
 use crate::fixtures::world::{Moment, world};
 
-/// These counts, whatever else is so.
-fn counted(moment: Moment, [canary, canary_bad, stable, stable_bad]: [f64; 4]) -> Moment {
-    moment.with(|seen| {
-        let first = seen.now.ceil_seconds() / 10 * 10 - 30;
-        let arm = |requests, bad| Arm { requests, bad };
-        let of = |at: i64| Interval {
-            end: first + at * 10,
-            seconds: 10,
-            metrics: vec![Observation::Counts(Counts {
-                canary: arm(canary, canary_bad),
-                stable: arm(stable, stable_bad),
-            })],
-        };
-        seen.samples = (1..=3).map(of).collect();
-    })
-}
-
 #[test]
 fn the_hours_of_a_pause_are_counted_on_from_those_before() {
     let paused = world()
         .with_spec(json!({"steps": [{"weight": 50, "approval": "Required"}, {"weight": 100}]}))
         .in_phase(Phase::Paused);
     for (before, seconds, hour) in [(0, 120, 1), (0, 3_599, 1), (0, 3_600, 2), (4, 7_199, 6), (4, 7_200, 7)] {
-        let moment = paused.clone().with(|seen| {
+        let moment = paused.clone().with_counts(3, [100, 0, 100, 0]).with(|seen| {
             let run = seen.rollout.status.run.as_mut().unwrap();
             let RunState::Paused { since, .. } = run.state else {
                 panic!()
@@ -42,14 +24,14 @@ fn the_hours_of_a_pause_are_counted_on_from_those_before() {
             run.pause_hours = before;
             seen.now = since.after(Span::seconds(seconds));
         });
-        let status = counted(moment, [100.0, 0.0, 100.0, 0.0]).commits();
+        let status = moment.commits();
         assert_eq!(
             status.run.unwrap().evidence.pauses_begun,
             hour,
             "{before} h and {seconds} s"
         );
     }
-    let stepping = counted(world().at_step(2).after(7_200), [100.0, 0.0, 100.0, 0.0]);
+    let stepping = world().at_step(2).with_counts(3, [100, 0, 100, 0]).after(7_200);
     assert_eq!(stepping.commits().run.unwrap().evidence.pauses_begun, 0);
 }
 
@@ -234,6 +216,12 @@ fn numbers_alone_wait_for_their_minute_and_news_do_not() {
             condition.reason = "Another".to_owned();
         }
     }));
+    let other = refreshed(10).with(|seen| {
+        for condition in &mut seen.rollout.status.conditions {
+            condition.reason = "Another".to_owned();
+        }
+    });
+    assert_eq!(other.waits(), Some(other.0.now.after(Span::seconds(50))));
     assert!(matches!(refreshed(60).next(), Plan::Commit(_)));
     let until = refreshed(10).waits().unwrap();
     assert_eq!(until, refreshed(10).0.now.after(Span::seconds(50)));

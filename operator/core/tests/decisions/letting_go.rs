@@ -255,6 +255,7 @@ fn a_rollout_that_goes_lets_its_promotion_end_and_no_longer_than_its_deadlines()
     let gone = |moment: Moment| moment.with(|seen| seen.workload = Seen::Absent);
     for deleting in [true, false] {
         assert_eq!(turned(&at(Phase::Promoting, deleting, 5)), None);
+        assert_eq!(turned(&at(Phase::Restoring, deleting, 5)), None);
         let outcome = if deleting { Outcome::Deleted } else { Outcome::Suspended };
         let (state, then, why) = turned(&at(Phase::Promoting, deleting, 601)).unwrap();
         assert_eq!((state, then), ("restoring", outcome));
@@ -316,9 +317,11 @@ fn lost_pods_of_stable_end_a_run_and_come_back_first() {
     assert!(
         !matches!(often(back).next(), Plan::Commit(status) if status.message.clone().unwrap().contains("rewritten"))
     );
-    // While the canary is the whole side nothing is put back.
-    let promoting = without_pods(world().in_phase(Phase::Promoting));
-    assert!(!matches!(promoting.next(), Plan::Commit(status) if status.mends.open.is_some()));
+    // While the canary is the whole side, and after a promotion, nothing is put back.
+    for phase in [Phase::Promoting, Phase::Draining] {
+        let promoted = without_pods(world().in_phase(phase));
+        assert!(!matches!(promoted.next(), Plan::Commit(status) if status.mends.open.is_some()));
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn another() -> Value {
 }
 
 /// Everything of the first run is made, and its first weight may come.
-fn made() -> Moment {
+pub(super) fn made() -> Moment {
     let moment = world().in_phase(Phase::Stepping).with_run(|run| {
         run.state = RunState::Preparing { since: run.started };
         (run.step, run.weight, run.seq, run.in_force) = (0, 0, 1, None);
@@ -219,7 +219,7 @@ fn a_newer_template_in_a_promotion_is_named_recorded_and_set_aside() {
 }
 
 /// A failed promotion at its very end: the canary is gone, the route is the user's, the Deployment has stable's template.
-fn cleared(sets: Option<Vec<ReplicaSetView>>) -> Moment {
+pub(super) fn cleared(sets: Option<Vec<ReplicaSetView>>) -> Moment {
     let moment = world().in_phase(Phase::Draining).with_route(|route| {
         route.run = None;
         for rule in &mut route.rules {

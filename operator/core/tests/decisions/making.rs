@@ -130,6 +130,25 @@ fn a_run_that_cannot_begin_says_what_is_missing_and_ends_with_that() {
     );
 }
 
+#[test]
+fn a_version_without_ready_pods_is_not_let_roll_where_stable_has_none_either() {
+    let bare = |ready| {
+        let moment = made().after(121).with(|seen| {
+            (seen.stable_ready, seen.canary_ready) = (0, ready);
+            let since = stepgate_crds::units::Timestamp::from_millis(seen.now.as_millis() - 120_000);
+            seen.rollout.status.run.as_mut().unwrap().bare_since = Some(since);
+        });
+        match moment.next() {
+            Plan::Commit(status) => match status.run.unwrap().state {
+                RunState::RollingBack { then, .. } => Some(then),
+                _ => None,
+            },
+            Plan::Act(_) | Plan::Wait(_) => None,
+        }
+    };
+    assert_eq!((bare(1), bare(0)), (Some(Outcome::Native), None));
+}
+
 /// A run whose template is not recorded yet.
 fn unrecorded() -> Moment {
     let held = world().held();

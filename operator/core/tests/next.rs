@@ -3,9 +3,11 @@
 //!
 //! `lives`, `latency`, `mishaps` and `strangers` run whole rollouts, `crashes` kills the operator at every write of one, `invariants`
 //! does all of it at random, `exhaustive` searches every interleaving of a small one; each write of each of them is checked against the
-//! safety rules (`fixtures::checker`), which `rules` breaks one by one. `lost`, `drift`, `clockwork`, `waiting`, `making` and `letting_go` go through the forms of single rules, `late` is about a status that is read late, `baseline` about what is read before a run, `patience` is what
-//! follows from waiting. `behaviour` lives through every event in every state, as `docs/behaviour.md` says. `steps`, `commands`, `ends`,
-//! `rest`, `routes`, `preflight` and `apart` are tables over single decisions, `golden` is what is written, byte by byte.
+//! safety rules (`fixtures::checker`), which `rules` breaks one by one. `lost`, `drift`, `clockwork`, `waiting`, `making` and
+//! `letting_go` go through the forms of single rules, `late` is about a status that is read late, `baseline` about what is read before
+//! a run, `patience` is what follows from waiting. `behaviour` lives through every event in every state, as `docs/behaviour.md` says.
+//! `steps`, `commands`, `ends`, `rest`, `routes`, `preflight` and `apart` are tables over single decisions, `golden` is what is written,
+//! byte by byte.
 
 #[cfg(test)]
 mod fixtures {

@@ -11,12 +11,12 @@ use crate::fixtures::{
     simulator::Simulator,
 };
 
-const MANAGED: Managed<'_> = Managed {
+pub(super) const MANAGED: Managed<'_> = Managed {
     rules: None,
     stable: "checkout",
     canary: "checkout-canary",
 };
-const MARK: &str = "0000000b-2.3";
+pub(super) const MARK: &str = "0000000b-2.3";
 
 fn read(mut route: Value) -> Value {
     route["metadata"]["uid"] = json!("uid-1");
@@ -32,7 +32,7 @@ fn operations(effect: &Effect) -> Vec<Value> {
     operations.clone()
 }
 
-fn applied(route: &Value, effect: &Effect) -> Value {
+pub(super) fn applied(route: &Value, effect: &Effect) -> Value {
     patch::json_patch(route, &operations(effect)).unwrap()
 }
 

@@ -1,18 +1,11 @@
 //! What a route's rules say of the traffic, and what is written to each form of a rule: tables.
 
 use serde_json::{Value, json};
-use stepgate_core::route::{Managed, Position};
-use stepgate_core::{Act, Effect};
+use stepgate_core::route::Position;
 use stepgate_crds::status::OriginalRule;
 
-use crate::fixtures::{observed::route_view, patch};
-
-const MANAGED: Managed<'_> = Managed {
-    rules: None,
-    stable: "checkout",
-    canary: "checkout-canary",
-};
-const MARK: &str = "0000000b-2.3";
+use super::golden::{MANAGED, MARK, applied};
+use crate::fixtures::observed::route_view;
 
 /// A backend and its weight, as written: `None` where none is.
 type Backend = (&'static str, Option<i64>);
@@ -62,13 +55,6 @@ fn of(rules: &[Vec<Backend>]) -> Value {
 fn unmarked(mut route: Value) -> Value {
     route["metadata"]["annotations"] = json!({});
     route
-}
-
-fn applied(route: &Value, effect: &Effect) -> Value {
-    let Act::Patch(operations) = &effect.act else {
-        panic!("{effect:?}")
-    };
-    patch::json_patch(route, operations).unwrap()
 }
 
 /// Every rule's weights, of stable, the canary and others in the order of the rule; -1 where none is written.

@@ -12,13 +12,19 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::container::{ContainerTask, Report, seconds};
 use super::settings::Settings;
 use super::{NODE_NAME, PAUSE, Shared, short_name};
 use crate::cluster::{ip, service_account_token};
+
+/// The longest that a request to the API server may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after a request that failed; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Serves a pod from its first sight to its deletion; says in the node's log what went wrong.
 pub(super) async fn serve(shared: Arc<Shared>, mut updates: watch::Receiver<Pod>) {
@@ -56,23 +62,25 @@ impl Life {
             Err(reason) => {
                 let condition =
                     json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": reason});
-                self.patch(&json!({"conditions": [condition]})).await?;
+                self.patch(&json!({"conditions": [condition]})).await;
                 let _gone = deleted(updates).await;
-                return self.delete().await;
+                self.delete().await;
+                return Ok(());
             }
         };
         self.bind().await?;
         let address = self.shared.next_address();
         if is_pause(container) {
-            self.run(container, &address, updates).await?;
-            return self.delete().await;
+            self.run(container, &address, updates).await;
+            self.delete().await;
+            return Ok(());
         }
         let route = format!("{address}/32");
         ip(&["addr", "add", &route, "dev", "lo"]).await?;
-        let ended = self.run(container, &address, updates).await;
+        self.run(container, &address, updates).await;
         ip(&["addr", "del", &route, "dev", "lo"]).await?;
-        ended?;
-        self.delete().await
+        self.delete().await;
+        Ok(())
     }
 
     /// The container of a pod that the node takes; else why it takes no such pod.
@@ -91,7 +99,7 @@ impl Life {
     }
 
     /// Runs the container until the pod is deleted and the process is gone.
-    async fn run(&self, container: &Container, address: &str, updates: &mut watch::Receiver<Pod>) -> Result<()> {
+    async fn run(&self, container: &Container, address: &str, updates: &mut watch::Receiver<Pod>) {
         let (reports, mut changes) = watch::channel(Report::waiting("ContainerCreating", ""));
         let stopping = CancellationToken::new();
         let started = seconds(Timestamp::now());
@@ -114,7 +122,7 @@ impl Life {
                 ready = (report.ready, seconds(Timestamp::now()));
             }
             self.patch(&status(container, address, &report, &started, &ready.1))
-                .await?;
+                .await;
             tokio::select! {
                 Ok(()) = changes.changed() => {}
                 deletion = deleted(updates) => break deletion,
@@ -133,7 +141,6 @@ impl Life {
             () = async { while updates.changed().await.is_ok() {} } => {}
         }
         task.abort();
-        Ok(())
     }
 
     /// Lays out the container's task; else what it waits for, as the kubelet would say it.
@@ -180,42 +187,61 @@ impl Life {
     }
 
     async fn bind(&self) -> Result<()> {
-        let target = json!({"metadata": {"name": self.name}, "target": {"kind": "Node", "name": NODE_NAME}});
-        let binding: Binding = serde_json::from_value(target)?;
-        let answer: kube::Result<Value> = self
-            .api
-            .create_subresource("binding", &self.name, &PostParams::default(), &binding)
-            .await;
-        answer.context("binding").map(drop)
+        let this = json!({"name": self.name, "uid": self.pod.metadata.uid});
+        let binding: Binding =
+            serde_json::from_value(json!({"metadata": this, "target": {"kind": "Node", "name": NODE_NAME}}))?;
+        let options = PostParams::default();
+        self.keep_at("binding it", || {
+            self.api
+                .create_subresource::<Binding, Value>("binding", &self.name, &options, &binding)
+        })
+        .await;
+        Ok(())
     }
 
-    async fn delete(&self) -> Result<()> {
+    async fn delete(&self) {
         let this = Preconditions {
             uid: self.pod.metadata.uid.clone(),
             resource_version: None,
         };
         let now = DeleteParams::default().grace_period(0).preconditions(this);
-        unless_gone(self.api.delete(&self.name, &now).await).context("removing the ended pod")
+        self.keep_at("removing the ended pod", || self.api.delete(&self.name, &now))
+            .await;
     }
 
-    async fn patch(&self, status: &Value) -> Result<()> {
+    async fn patch(&self, status: &Value) {
         let patch = Patch::Merge(json!({"metadata": {"uid": self.pod.metadata.uid}, "status": status}));
-        let answer = self.api.patch_status(&self.name, &PatchParams::default(), &patch).await;
-        unless_gone(answer).context("reporting its status")
+        let options = PatchParams::default();
+        self.keep_at("reporting its status", || {
+            self.api.patch_status(&self.name, &options, &patch)
+        })
+        .await;
+    }
+
+    /// Sends a request until it is answered: an API server that is busy or away for a moment is no reason to give the pod up. What is
+    /// refused because the pod is gone, is another one of the same name, or is bound already, needs doing no more.
+    async fn keep_at<Done, Answer>(&self, what: &str, request: impl Fn() -> Answer)
+    where
+        Answer: Future<Output = kube::Result<Done>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let trouble = match timeout(REQUEST_TIMEOUT, request()).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
+            };
+            super::log(&format!("pod {}/{}: {what}: {trouble}", self.namespace, self.name));
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 }
 
 /// Whether the container's program does nothing.
 fn is_pause(container: &Container) -> bool {
     container.image.as_deref().map(short_name) == Some(PAUSE)
-}
-
-/// A pod that is gone, or another one of the same name, is no trouble: the watch tells.
-fn unless_gone<T>(answer: kube::Result<T>) -> kube::Result<()> {
-    match answer {
-        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
-        other => other.map(drop),
-    }
 }
 
 /// The pod's status; `minReadySeconds` counts from `ready_since`.

@@ -84,6 +84,12 @@ pub(super) fn adopt(input: &Input<'_>, workload: &WorkloadView) -> Plan {
     if let Some(label) = label(input, workload) {
         return Plan::act(label);
     }
+    // Whoever sees Healthy may ship: a Deployment that was let go is held again by then.
+    if !workload.paused
+        && let Some(release) = hold::release(workload)
+    {
+        return Plan::act(release);
+    }
     let number = input.rollout.status.revisions.saturating_add(1);
     let template = revision_name(input, number);
     match input.templates.get(&template) {

@@ -4,7 +4,10 @@ use serde_json::json;
 use stepgate_crds::{command::Verb, status::Phase};
 
 use super::lives::{assert_at_rest_as_written, last_outcome, live_weight};
-use crate::fixtures::{cluster::route, simulator::Simulator};
+use crate::fixtures::{
+    cluster::route,
+    simulator::{Simulator, Write},
+};
 
 #[test]
 fn a_canary_whose_pods_are_gone_has_no_traffic_at_once_goes_on_when_they_are_back_and_fails_the_third_time() {
@@ -147,6 +150,22 @@ fn a_version_that_somebody_releases_in_mid_run_ends_the_run_and_is_adopted() {
     simulator.until_stable("v2", 600);
     assert_eq!(last_outcome(&simulator).1.as_deref(), Some("Released"));
     assert_at_rest_as_written(&simulator);
+}
+
+#[test]
+fn a_released_deployment_is_held_again_before_it_is_said_to_be_healthy() {
+    let mut simulator = Simulator::at_step(&json!({}), 1);
+    simulator.cluster.change_deployment(
+        &json!({"metadata": {"annotations": {"stepgate.dev/hold": "released"}}, "spec": {"paused": null}}),
+    );
+    simulator.until_phase(Phase::Healthy, 600);
+    let place = |on: &str, what: &str| {
+        let written = |write: &Write| write.on == on && write.what.contains(what);
+        simulator.writes.iter().position(written)
+    };
+    let held = place("Deployment checkout", "\"stepgate.dev/hold\":null");
+    let healthy = place("status", "Healthy");
+    assert!(held.is_some() && held < healthy, "{}", simulator.timeline());
 }
 
 #[test]

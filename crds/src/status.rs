@@ -166,6 +166,10 @@ pub struct Found {
     /// Whether they count the calls of others too, and not the gateway's alone: then the measured weight is a hint.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub counts_all_callers: bool,
+    /// Whether the gateway forgets a backend of weight 0: then one that has pods keeps a millionth of the traffic, 0 % being written as
+    /// the weights 1000000 and 1.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trickle: bool,
     /// Why it is not the one that was asked for, or that fits the gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider_why: Option<String>,

@@ -170,6 +170,9 @@ pub struct Provider {
     pub verified_on: Option<String>,
     /// What its counters see.
     pub sees: Sees,
+    /// Whether its gateway forgets a backend of weight 0: then one that has pods keeps a millionth of the traffic.
+    #[serde(default)]
+    pub trickle: bool,
     /// Labels that a series shares with its target's `up`: by them the birth rule asks whether the target was there one interval earlier.
     #[serde(default)]
     pub target_labels: Vec<String>,
@@ -330,6 +333,7 @@ impl Provider {
             name: self.name.clone(),
             controllers: self.controller_names.clone(),
             counts_all_callers: self.sees == Sees::Everything,
+            trickle: self.trickle,
             instead: self.instead.as_ref().map(|instead| Instead {
                 provider: instead.provider.clone(),
                 unless_filtered: instead.unless_filtered,

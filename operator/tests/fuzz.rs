@@ -314,11 +314,7 @@ fn marks_of_runs() {
                 "{found} in {marks:?}"
             );
         }
-        let managed = Managed {
-            rules: None,
-            stable: "checkout",
-            canary: "checkout-canary",
-        };
+        let managed = Managed::new(None, "checkout", "checkout-canary");
         let effect = serde_json::to_value(managed.set_weight(&route, 10, ours)).unwrap();
         let last = effect
             .pointer("/act/Patch")

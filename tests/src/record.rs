@@ -218,10 +218,18 @@ fn route_seen(route: &DynamicObject) -> RouteSeen {
     };
     let weight = list("/spec/rules")
         .iter()
-        .filter_map(|rule| rule.get("backendRefs")?.as_array().cloned())
-        .flatten()
-        .filter(|backend| backend.get("name").and_then(Value::as_str) == Some(CANARY))
-        .map(|backend| backend.get("weight").and_then(Value::as_i64).unwrap_or(1))
+        .filter_map(|rule| {
+            let references = rule.get("backendRefs")?.as_array()?;
+            let weight = |one: &Value| one.get("weight").and_then(Value::as_i64).unwrap_or(1);
+            let is_canary = |one: &&Value| one.get("name").and_then(Value::as_str) == Some(CANARY);
+            let all: i64 = references.iter().map(weight).sum();
+            // A millionth keeps a backend known.
+            Some(match (references.iter().find(is_canary).map(weight)?, all) {
+                (1, 1_000_001) => 0,
+                (1_000_000, 1_000_001) => 100,
+                (weight, _) => weight,
+            })
+        })
         .max();
     let parents = list("/status/parents");
     let holds = |parent: &Value, wanted: &str| {

@@ -9,13 +9,14 @@
 mod counts;
 #[path = "gateways/figures.rs"]
 mod figures;
+#[path = "gateways/idle.rs"]
+mod idle;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use counts::Counts;
 use figures::Figures;
-use jiff::Timestamp;
 use stepgate::provider::Measure;
 use stepgate_crds::RolloutStatus;
 use stepgate_crds::status::{Outcome, Phase};
@@ -31,8 +32,6 @@ use tokio::time::sleep;
 const BOUND: Duration = Duration::from_mins(4);
 /// Requests a second while versions are shipped.
 const RATE: f64 = 100.0;
-/// The most requests that a gateway may lose by being late with a backend.
-const MOST_LATE: u64 = 20;
 /// A rule whose backendRef has a filter that changes nothing.
 const FILTERED: &str = "[{backendRefs: [{name: checkout, port: 80, \
     filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-nobody-sends-this]}}]}]}]";
@@ -51,9 +50,6 @@ struct Case {
     why: Option<&'static str>,
     /// Whether a request is counted, and as bad, that the gateway could not bring to any pod: no connection, and no endpoint.
     unserved: [bool; 2],
-    /// Whether the gateway may answer 500 itself in the moment in which a backend gets its first weight above 0: it makes a cluster for the
-    /// backend only then, and may send requests to it before its Envoy knows it.
-    may_be_late: bool,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +62,6 @@ async fn contour_is_measured_by_its_envoy() -> Result<()> {
         provider: "contour",
         why: None,
         unserved: [true, true],
-        may_be_late: false,
     })
     .await
 }
@@ -81,7 +76,6 @@ async fn traefik_is_measured_by_itself() -> Result<()> {
         provider: "traefik",
         why: None,
         unserved: [true, false],
-        may_be_late: false,
     })
     .await
 }
@@ -96,7 +90,6 @@ async fn envoy_gateway_is_measured_by_its_envoy_where_each_backend_has_a_filter(
         provider: "envoy-gateway",
         why: None,
         unserved: [true, false],
-        may_be_late: true,
     })
     .await
 }
@@ -111,7 +104,6 @@ async fn envoy_gateway_without_filters_is_measured_by_the_pods_and_it_says_so() 
         provider: "pods",
         why: Some("envoy-gateway cannot tell the two backends apart"),
         unserved: [false, false],
-        may_be_late: false,
     })
     .await
 }
@@ -146,29 +138,13 @@ async fn course(case: &Case, scene: &mut Scene, gateway: &OwnGateway, prometheus
     let weights: Vec<i64> = scene.record.accepted_weights().into_iter().flatten().collect();
     let figures = Figures::of(&scene.record)?;
     println!("{}", figures.row(case.title, &report));
-    none_lost(case, scene, &report)?;
+    ensure!(report.other_failures() == 0, "clients lost requests: {report}");
     ensure!(
         weights == [0, 10, 30, 50, 100, 0, 0, 10, 0],
         "accepted weights: {weights:?}"
     );
     figures.check()?;
     counted_as_clients_saw(case, scene, &options, prometheus).await
-}
-
-/// No client lost a request; behind a gateway that may be late, none but a few by that.
-fn none_lost(case: &Case, scene: &Scene, report: &Report) -> Result<()> {
-    let begun = report.begun.context("the load never began")?;
-    let rises = figures::rises(&scene.record);
-    let is_late = |(after, kind): &(Duration, String)| {
-        let near = |rise: &Timestamp| (rise.duration_since(begun).as_secs_f64() - after.as_secs_f64()).abs() < 1.0;
-        case.may_be_late && kind == "gateway: HTTP 500" && rises.iter().any(near)
-    };
-    let others = report.failed_at.iter().filter(|failure| !is_late(failure)).count();
-    ensure!(
-        others == 0 && report.other_failures() <= MOST_LATE,
-        "clients lost requests: {report}"
-    );
-    Ok(())
 }
 
 /// The set of queries is the expected one, and the status says why where it is not the gateway's own.

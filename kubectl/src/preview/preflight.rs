@@ -203,6 +203,7 @@ fn survey(view: &RolloutView, looked: &Looked, unseen: &mut Vec<String>) -> Opti
             name: wanted,
             controllers: Vec::new(),
             counts_all_callers: false,
+            trickle: false,
             instead: None,
         });
     }

@@ -29,6 +29,8 @@ struct File {
     name: ProviderName,
     controller_names: Vec<String>,
     sees: Sees,
+    #[serde(default)]
+    trickle: bool,
     instead: Option<Other>,
 }
 
@@ -58,6 +60,7 @@ pub(crate) fn built_in() -> Vec<ProviderView> {
             name: file.name,
             controllers: file.controller_names,
             counts_all_callers: file.sees == Sees::Everything,
+            trickle: file.trickle,
             instead: file.instead.map(|other| Instead {
                 provider: other.provider,
                 unless_filtered: other.unless_filtered,

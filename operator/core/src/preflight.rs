@@ -69,6 +69,7 @@ pub fn find(input: &Input<'_>, survey: &Survey) -> Result<Found, String> {
         },
         provider: chosen.provider.name.clone(),
         counts_all_callers: chosen.provider.counts_all_callers,
+        trickle: chosen.provider.trickle,
         provider_why: chosen.why,
         port: port(&routes, &stable.name)?,
         parents,
@@ -172,14 +173,7 @@ fn parents(survey: &Survey, routes: &Routes<'_>, canary: &str) -> Result<Vec<Str
 fn port(routes: &Routes<'_>, stable: &str) -> Result<i32, String> {
     let ports: BTreeSet<i64> = routes
         .iter()
-        .flat_map(|(reference, view)| {
-            route::Managed {
-                rules: reference.rules.as_deref(),
-                stable,
-                canary: "",
-            }
-            .rules_of(view)
-        })
+        .flat_map(|(reference, view)| route::Managed::new(reference.rules.as_deref(), stable, "").rules_of(view))
         .filter_map(|(_, rule)| route::find_ref(rule, stable)?.1.get("port")?.as_i64())
         .collect();
     let mut ports = ports.into_iter();

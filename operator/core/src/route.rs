@@ -7,6 +7,7 @@
 mod acceptance;
 mod marks;
 mod reference;
+mod split;
 
 use serde_json::{Map, Value, json};
 use stepgate_crds::{
@@ -22,6 +23,7 @@ use crate::{
 pub use acceptance::{parent_key, pending};
 pub use marks::{is_mark_of_run, later_intent, mark, mark_prefix, own_mark};
 pub use reference::{find_ref, service_of, weight};
+pub use split::Trickles;
 
 use marks::others_marks;
 use reference::written_weight;
@@ -35,6 +37,8 @@ pub struct Managed<'a> {
     pub stable: &'a str,
     /// The canary's Service.
     pub canary: &'a str,
+    /// Which of the two keep a trickle of traffic where they would have none.
+    pub trickles: Trickles,
 }
 
 /// How a route divides the traffic.
@@ -49,6 +53,19 @@ pub enum Position {
 }
 
 impl<'a> Managed<'a> {
+    /// Without trickles.
+    pub const fn new(rules: Option<&'a [String]>, stable: &'a str, canary: &'a str) -> Self {
+        Self {
+            rules,
+            stable,
+            canary,
+            trickles: Trickles {
+                stable: false,
+                canary: false,
+            },
+        }
+    }
+
     /// The rules that refer to the stable Service, with their places.
     pub fn rules_of<'r>(&self, route: &'r RouteView) -> impl Iterator<Item = (usize, &'r RuleView)> + use<'r, 'a> {
         let (names, stable) = (self.rules, self.stable);
@@ -78,13 +95,33 @@ impl<'a> Managed<'a> {
         position.unwrap_or(Position::Without)
     }
 
-    /// The weights of stable and canary in a managed rule.
+    /// The weights of stable and canary in a managed rule, percentages where they are ours.
     fn weights(&self, rule: &RuleView) -> Option<(i64, Option<i64>)> {
-        let stable = find_ref(rule, self.stable).map(|(_, reference)| weight(reference))?;
-        Some((
-            stable,
-            find_ref(rule, self.canary).map(|(_, reference)| weight(reference)),
-        ))
+        let (stable, canary) = self.written_weights(rule)?;
+        Some(match canary {
+            Some(canary) => {
+                let (stable, canary) = split::read((stable, canary));
+                (stable, Some(canary))
+            }
+            None => (stable, None),
+        })
+    }
+
+    /// The canary's weight in a managed rule, a percentage where it is ours.
+    pub fn canary_percent(&self, rule: &RuleView) -> Option<i64> {
+        self.weights(rule)?.1
+    }
+
+    /// The weights of stable and canary in a managed rule as they are written.
+    fn written_weights(&self, rule: &RuleView) -> Option<(i64, Option<i64>)> {
+        let of = |service: &str| find_ref(rule, service).map(|(_, reference)| weight(reference));
+        Some((of(self.stable)?, of(self.canary)))
+    }
+
+    /// Whether a rule gives nothing at all to a canary that is to keep a trickle: the gateway may not know it.
+    pub fn lacks_trickle(&self, route: &RouteView) -> bool {
+        let has_none = |rule: &RuleView| matches!(self.written_weights(rule), Some((_, Some(0))));
+        self.trickles.canary && self.rules_of(route).any(|(_, rule)| has_none(rule))
     }
 
     /// The rules that lost the stable Service in mid-run and still have the canary beside another backend, with their places.
@@ -121,12 +158,10 @@ impl<'a> Managed<'a> {
 
     /// The highest weight that any rule gives the canary.
     pub fn sent(&self, route: &RouteView) -> i64 {
-        self.rules_of(route)
-            .chain(self.strays(route))
-            .filter_map(|(_, rule)| find_ref(rule, self.canary))
-            .map(|(_, reference)| weight(reference))
-            .max()
-            .unwrap_or(0)
+        let of_rules = self.rules_of(route).filter_map(|(_, rule)| self.canary_percent(rule));
+        let strays = self.strays(route);
+        let of_strays = strays.filter_map(|(_, rule)| find_ref(rule, self.canary).map(|(_, found)| weight(found)));
+        of_rules.chain(of_strays).max().unwrap_or(0)
     }
 
     /// Whether no rule gives the canary more than this percentage, under this mark: also where nothing of ours stands in the route, for an
@@ -194,6 +229,7 @@ impl<'a> Managed<'a> {
     /// stable's under another name), and marks the route as the run's at this intent.
     pub fn set_weight(&self, route: &RouteView, percent: i32, mark: &str) -> Effect {
         let mut patch = preconditions(route);
+        let (stable_weight, canary_weight) = split::written(percent.into(), self.trickles);
         for (index, rule) in self.rules_of(route) {
             let Some((stable_at, stable)) = find_ref(rule, self.stable) else {
                 continue;
@@ -205,7 +241,7 @@ impl<'a> Managed<'a> {
             ));
             patch.push(add(
                 &format!("/spec/rules/{index}/backendRefs/{stable_at}/weight"),
-                json!(100 - percent),
+                json!(stable_weight),
             ));
             if let Some((canary_at, _)) = find_ref(rule, self.canary) {
                 patch.push(test(
@@ -214,13 +250,13 @@ impl<'a> Managed<'a> {
                 ));
                 patch.push(add(
                     &format!("/spec/rules/{index}/backendRefs/{canary_at}/weight"),
-                    json!(percent),
+                    json!(canary_weight),
                 ));
             } else {
                 let mut canary = stable.clone();
                 if let Some(fields) = canary.as_object_mut() {
                     fields.insert("name".to_owned(), json!(self.canary));
-                    fields.insert("weight".to_owned(), json!(percent));
+                    fields.insert("weight".to_owned(), json!(canary_weight));
                 }
                 patch.push(add(&format!("/spec/rules/{index}/backendRefs/-"), canary));
             }
@@ -244,12 +280,18 @@ impl<'a> Managed<'a> {
                 Some((_, Some(canary))) if canary > 0 => percent.into(),
                 _ => 0,
             };
-            if let Some((stable_at, _)) = find_ref(rule, self.stable) {
+            let found_stable = find_ref(rule, self.stable);
+            // A stray has no other side of ours.
+            let (stable_weight, canary_weight) = match found_stable {
+                Some(_) => split::written(left, self.trickles),
+                None => (0, left),
+            };
+            if let Some((stable_at, _)) = found_stable {
                 patch.push(test(&format!("{refs}/{stable_at}/name"), json!(self.stable)));
-                patch.push(add(&format!("{refs}/{stable_at}/weight"), json!(100 - left)));
+                patch.push(add(&format!("{refs}/{stable_at}/weight"), json!(stable_weight)));
             }
             patch.push(test(&format!("{refs}/{canary_at}/name"), json!(self.canary)));
-            patch.push(add(&format!("{refs}/{canary_at}/weight"), json!(left)));
+            patch.push(add(&format!("{refs}/{canary_at}/weight"), json!(canary_weight)));
         }
         patch.push(marking(route, mark));
         effect(route, patch)
@@ -277,7 +319,7 @@ impl<'a> Managed<'a> {
             };
             let canary = find_ref(rule, self.canary);
             // Without the canary the rule is the user's again, but for a weight that only we can have left there.
-            let left = own.is_some() && before.is_some() && written_weight(stable) == Some(100);
+            let left = own.is_some() && before.is_some() && written_weight(stable).is_some_and(split::is_all);
             if canary.is_none() && !left {
                 continue;
             }
@@ -335,11 +377,7 @@ impl<'a> Managed<'a> {
 
 /// The managed rules of a route in a run.
 pub fn managed<'a>(found: &'a Found, rules: Option<&'a [String]>) -> Managed<'a> {
-    Managed {
-        rules,
-        stable: &found.stable_service,
-        canary: &found.canary_service,
-    }
+    Managed::new(rules, &found.stable_service, &found.canary_service)
 }
 
 /// The weight of a rule of which nothing is recorded: that of all others where they agree, else the API's default.

@@ -53,5 +53,6 @@ mod decisions {
     mod rules;
     mod steps;
     mod strangers;
+    mod trickle;
     mod waiting;
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use jiff::Timestamp;
 use stepgate_tests::load::Report;
 use stepgate_tests::record::Record;
 
@@ -114,18 +113,4 @@ impl Figures {
         }
         Ok(())
     }
-}
-
-/// When a backend got its first weight above 0 after none: the canary at its first step, and stable after the canary had all.
-pub(crate) fn rises(record: &Record) -> Vec<Timestamp> {
-    let routes = record.routes();
-    let pairs = routes.iter().zip(routes.iter().skip(1));
-    let of_canary = |before: i64, after: i64| before == 0 && after > 0;
-    pairs
-        .filter(|((_, before), (_, after))| {
-            let (before, after) = (before.weight.unwrap_or(0), after.weight.unwrap_or(0));
-            of_canary(before, after) || of_canary(100 - before, 100 - after)
-        })
-        .map(|(_, (at, _))| *at)
-        .collect()
 }

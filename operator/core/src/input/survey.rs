@@ -44,6 +44,8 @@ pub struct ProviderView {
     pub controllers: Vec<String>,
     /// Whether it counts the calls of others too, and not the gateway's alone.
     pub counts_all_callers: bool,
+    /// Whether its gateway forgets a backend of weight 0.
+    pub trickle: bool,
     /// What is taken in its place where it cannot tell the two backends apart.
     pub instead: Option<Instead>,
 }

@@ -11,11 +11,7 @@ use crate::{
 
 /// Whether each managed rule has the stable Service and, beside the canary, nobody else with a weight.
 pub(super) fn check(reference: &RouteReference, view: &RouteView, stable: &str, canary: &str) -> Result<(), String> {
-    let managed = Managed {
-        rules: reference.rules.as_deref(),
-        stable,
-        canary,
-    };
+    let managed = Managed::new(reference.rules.as_deref(), stable, canary);
     let name = &view.name;
     for wanted in reference.rules.iter().flatten() {
         let rule = view
@@ -44,7 +40,7 @@ pub(super) fn check(reference: &RouteReference, view: &RouteView, stable: &str, 
                 "HTTPRoute {name}, rule {place}: it refers to one Service twice; a managed rule has each once"
             ));
         }
-        if route::find_ref(rule, canary).is_some_and(|(_, reference)| route::weight(reference) > 0) {
+        if managed.canary_percent(rule).is_some_and(|percent| percent > 0) {
             return Err(format!(
                 "HTTPRoute {name}, rule {place}: it already sends traffic to Service {canary}; give it weight 0 or take it out, or set spec.traffic.canaryService"
             ));
@@ -85,18 +81,10 @@ pub(super) fn check_claims(
     for other in survey.rollouts.iter().filter(first) {
         let name = &other.name;
         for (reference, view) in routes {
-            let managed = Managed {
-                rules: reference.rules.as_deref(),
-                stable,
-                canary,
-            };
+            let managed = Managed::new(reference.rules.as_deref(), stable, canary);
             let theirs = other.routes.iter().filter(|route| route.name == view.name);
             let mut theirs = theirs.flat_map(|route| {
-                let managed = Managed {
-                    rules: route.rules.as_deref(),
-                    stable: &other.stable_service,
-                    canary: &other.canary_service,
-                };
+                let managed = Managed::new(route.rules.as_deref(), &other.stable_service, &other.canary_service);
                 managed.rules_of(view)
             });
             let shared = theirs.find(|(index, _)| managed.rules_of(view).any(|(ours, _)| ours == *index));

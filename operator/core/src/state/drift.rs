@@ -82,8 +82,13 @@ fn of_route(pass: &Pass<'_>, view: &RouteView, managed: Managed<'_>) -> Standing
         return Standing::Due;
     }
     let (weight, sent) = (i64::from(pass.run.weight), managed.sent(view));
+    let position = managed.position(view);
+    // Nobody changed it: a trickle is still to come.
+    if position == Position::Weight(pass.run.weight) {
+        return Standing::Due;
+    }
     let is_served = managed.serves_stable(view);
-    let toward_stable = match managed.position(view) {
+    let toward_stable = match position {
         Position::Weight(_) | Position::Without => sent <= weight,
         Position::Other => sent <= weight && is_served,
     };

@@ -14,7 +14,7 @@ use crate::{
     input::{RouteView, Seen},
     plan::{Effect, Plan},
     report::{self, Said},
-    route::{self, Managed, Position},
+    route::{self, Managed, Position, Trickles},
     side::{self, WayBack},
     verdict::Judgement,
 };
@@ -27,7 +27,15 @@ impl<'a> Pass<'a> {
             .iter()
             .find(|route| route.name == name)
             .and_then(|route| route.rules.as_deref());
-        route::managed(self.found, rules)
+        // One without a ready pod could answer nothing.
+        let trickles = Trickles {
+            stable: self.found.trickle && self.input.stable_ready > 0,
+            canary: self.found.trickle && self.input.canary_ready > 0,
+        };
+        Managed {
+            trickles,
+            ..route::managed(self.found, rules)
+        }
     }
 
     /// The routes that are there.
@@ -56,6 +64,9 @@ impl<'a> Pass<'a> {
         self.routes()
             .map(|view| (view, self.managed(&view.name)))
             .filter(|(view, managed)| {
+                if self.rises_next() && managed.lacks_trickle(view) {
+                    return true;
+                }
                 if back {
                     return !managed.is_back(view, self.run.weight, &mark);
                 }
@@ -65,6 +76,15 @@ impl<'a> Pass<'a> {
                 managed.rules_of(view).next().is_some() && !is_there
             })
             .collect()
+    }
+
+    /// Whether the canary has no traffic and gets some next.
+    fn rises_next(&self) -> bool {
+        self.run.weight == 0
+            && matches!(
+                self.run.state,
+                RunState::Preparing { .. } | RunState::Retreated { .. } | RunState::Paused { .. }
+            )
     }
 
     /// Whether every route stands at the weight that is in force; what somebody changed by hand does not.

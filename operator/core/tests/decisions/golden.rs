@@ -11,11 +11,7 @@ use crate::fixtures::{
     simulator::Simulator,
 };
 
-pub(super) const MANAGED: Managed<'_> = Managed {
-    rules: None,
-    stable: "checkout",
-    canary: "checkout-canary",
-};
+pub(super) const MANAGED: Managed<'_> = Managed::new(None, "checkout", "checkout-canary");
 pub(super) const MARK: &str = "0000000b-2.3";
 
 fn read(mut route: Value) -> Value {

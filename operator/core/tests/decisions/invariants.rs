@@ -379,13 +379,17 @@ fn beginning() -> impl Strategy<Value = Beginning> {
     ]
 }
 
-fn begin(beginning: Beginning) -> Simulator {
+/// Begins a life behind a gateway that forgets a backend of weight 0, or behind another.
+fn begin(beginning: Beginning, forgetful: bool) -> Simulator {
     let approval = matches!(beginning, Beginning::Shipped { approval: true });
-    let spec = if approval {
+    let mut spec = if approval {
         json!({"steps": [{"weight": 0}, {"weight": 20, "approval": "Required"}, {"weight": 100}]})
     } else {
         json!({})
     };
+    if forgetful {
+        spec["analysis"] = json!({"provider": "forgetful"});
+    }
     let mut simulator = Simulator::adopted(&spec);
     simulator.limits.progress_deadline = Span::seconds(120);
     simulator.ship("v2");
@@ -430,9 +434,10 @@ proptest! {
     #[test]
     fn every_write_of_any_life_is_safe_and_every_life_comes_to_rest(
         beginning in beginning(),
+        forgetful in any::<bool>(),
         happenings in prop::collection::vec(happening(), 1..25),
     ) {
-        let mut simulator = begin(beginning);
+        let mut simulator = begin(beginning, forgetful);
         for one in &happenings {
             happen(&mut simulator, one);
         }

@@ -1,7 +1,7 @@
 //! What a route's rules say of the traffic, and what is written to each form of a rule: tables.
 
 use serde_json::{Value, json};
-use stepgate_core::route::Position;
+use stepgate_core::route::{Managed, Position, Trickles};
 use stepgate_crds::status::OriginalRule;
 
 use super::golden::{MANAGED, MARK, applied};
@@ -141,6 +141,66 @@ fn the_way_back_leaves_the_canary_no_more_than_it_has() {
         let after = applied(&before, &MANAGED.take_back(&route_view(&before), percent, MARK));
         assert_eq!(weights(&after), [left.to_vec()], "{backends:?} to {percent} %");
     }
+}
+
+#[test]
+fn a_backend_that_the_gateway_would_forget_keeps_a_millionth() {
+    const ALL: i64 = 1_000_000;
+    for (percent, [stable_keeps, canary_keeps], wanted) in [
+        (0, [false, false], [100, 0]),
+        (0, [true, false], [100, 0]),
+        (0, [false, true], [ALL, 1]),
+        (10, [true, true], [90, 10]),
+        (100, [false, false], [0, 100]),
+        (100, [false, true], [0, 100]),
+        (100, [true, false], [1, ALL]),
+    ] {
+        let managed = Managed {
+            trickles: Trickles {
+                stable: stable_keeps,
+                canary: canary_keeps,
+            },
+            ..MANAGED
+        };
+        let case = format!("{percent} %, stable keeps one: {stable_keeps}, the canary: {canary_keeps}");
+        for backends in [
+            vec![stable(50), canary(50)],
+            vec![stable(1)],
+            vec![stable(1), canary(ALL)],
+        ] {
+            let before = of(std::slice::from_ref(&backends));
+            let after = applied(&before, &managed.set_weight(&route_view(&before), percent, MARK));
+            assert_eq!(weights(&after), [wanted.to_vec()], "{backends:?}, {case}");
+            // Whoever reads it sees a percentage, whether it would write it so or not.
+            let after = route_view(&after);
+            assert_eq!(MANAGED.position(&after), Position::Weight(percent), "{case}");
+            assert_eq!(MANAGED.sent(&after), i64::from(percent), "{case}");
+            assert_eq!(MANAGED.serves_stable(&after), percent < 100, "{case}");
+            assert_eq!(managed.lacks_trickle(&after), wanted[1] == 0 && canary_keeps, "{case}");
+        }
+        if percent == 0 {
+            let before = of(&[vec![stable(1), canary(ALL)]]);
+            let after = applied(&before, &managed.take_back(&route_view(&before), percent, MARK));
+            assert_eq!(weights(&after), [wanted.to_vec()], "{case}");
+            assert!(managed.is_back(&route_view(&after), 0, MARK), "{case}");
+        }
+    }
+    // All of a rule that lost stable: its canary gets nothing, whatever it would keep.
+    let keeping = Managed {
+        trickles: Trickles {
+            stable: true,
+            canary: true,
+        },
+        ..MANAGED
+    };
+    let stray = of(&[vec![("other", Some(1)), canary(1)]]);
+    let after = applied(&stray, &keeping.take_back(&route_view(&stray), 0, MARK));
+    assert_eq!(weights(&after), [[1, 0]]);
+    // Somebody took the canary out: what we left to stable is not its user's.
+    let left = of(&[vec![stable(ALL)]]);
+    let seven = [recorded(None, 0, Some(7))];
+    let restored = MANAGED.restore(&route_view(&left), &seven, MARK).unwrap();
+    assert_eq!(weights(&applied(&left, &restored)), [[7]]);
 }
 
 #[test]

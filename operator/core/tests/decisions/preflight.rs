@@ -135,7 +135,11 @@ fn a_set_of_queries_that_is_not_there() {
     refuses(
         "nobody's",
         |seen| seen.rollout.spec.analysis = Some(serde_json::from_value(json!({"provider": "edges"})).unwrap()),
-        &["no set of queries edges", "[auto, edge, forgetful, pods]", "--providers-folder"],
+        &[
+            "no set of queries edges",
+            "[auto, edge, forgetful, pods]",
+            "--providers-folder",
+        ],
     );
 }
 

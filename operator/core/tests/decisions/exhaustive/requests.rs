@@ -127,10 +127,10 @@ impl World {
                 }
                 let mut checker = (*self.checker).clone();
                 if let Err(why) = checker.effect(&before, &cluster, &effect, &request.status) {
-                    // What changed between the decision and its arrival nobody could have known.
+                    // What changed between what was looked at and the arrival nobody could have known.
                     let pinned = matches!(effect.act, Act::Merge(_) | Act::Patch(_));
                     let mut believed = (*request.view).clone();
-                    let mut then = (*request.checker).clone();
+                    let mut then = request.checker.known_by(&request.status);
                     if !pinned || believed.execute(&effect).is_err() {
                         return Err(why);
                     }

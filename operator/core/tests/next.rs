@@ -32,6 +32,7 @@ mod decisions {
     mod commands;
     mod crashes;
     mod drift;
+    mod edges;
     mod ends;
     mod exhaustive;
     mod explain;

@@ -64,7 +64,7 @@ fn outcome(moment: &Moment) -> String {
 #[test]
 fn a_step_without_a_verdict_does_what_the_spec_says() {
     let stays = "step 1 at 10 %";
-    let rows: [(Value, u32, u32, &str); 11] = [
+    let rows: [(Value, u32, u32, &str); 13] = [
         (json!({}), 60, 0, stays),
         (saying("onInconclusive", "30m", "Hold"), 60, 0, stays),
         (
@@ -83,8 +83,10 @@ fn a_step_without_a_verdict_does_what_the_spec_says() {
         // Not before its time.
         (saying("onInconclusive", "2h", "Rollback"), 60, 0, stays),
         (saying("onInconclusive", "2h", "Advance"), 60, 0, stays),
+        (saying("onInconclusive", "2h", "Retreat"), 60, 0, stays),
         // At least 50 canary requests, and their bad share under the max.
         (saying("onInconclusive", "30m", "Advance"), 49, 0, stays),
+        (saying("onInconclusive", "30m", "Advance"), 50, 0, "step 2 at 30 %"),
         (saying("onInconclusive", "30m", "Advance"), 60, 1, stays),
         (saying("onInconclusive", "30m", "Advance"), 110, 1, "step 2 at 30 %"),
         // What is said of missing data says nothing of this.
@@ -104,12 +106,13 @@ fn a_step_without_a_verdict_does_what_the_spec_says() {
 #[test]
 fn a_step_without_data_does_what_the_spec_says_and_never_goes_on() {
     let stays = "step 1 at 10 %";
-    let rows: [(Value, i64, &str); 7] = [
+    let rows: [(Value, i64, &str); 8] = [
         (json!({}), 7_000, stays),
         (saying("onNoData", "10m", "Hold"), 7_000, stays),
         (saying("onNoData", "10m", "Rollback"), 601, "Failed for NoData"),
         (saying("onNoData", "10m", "Rollback"), 599, stays),
         (saying("onNoData", "10m", "Retreat"), 601, "retreated for NoData"),
+        (saying("onNoData", "10m", "Retreat"), 599, stays),
         // Only what is said of missing data says anything of it.
         (saying("onInconclusive", "30m", "Advance"), 7_000, stays),
         (saying("onInconclusive", "30m", "Rollback"), 7_000, stays),

@@ -113,6 +113,14 @@ fn a_gateway_that_cannot_tell_backends_apart_is_judged_by_another_and_it_is_said
         canary["weight"] = json!(0);
         refs.insert(0, canary);
     };
+    let another_second = |seen: &mut Observed| {
+        let refs = &mut rule(seen).backend_refs;
+        refs[0]["filters"] = filters();
+        let mut other = refs[0].clone();
+        other["name"] = json!("another");
+        other["weight"] = json!(0);
+        refs.push(other);
+    };
     let others_too = |seen: &mut Observed| {
         for rule in &mut route(seen).rules {
             rule.backend_refs[0]["filters"] = filters();
@@ -127,6 +135,7 @@ fn a_gateway_that_cannot_tell_backends_apart_is_judged_by_another_and_it_is_said
     assert_eq!(of_edge(true, &|_| {}), pods);
     assert_eq!(of_edge(true, &filter), ("edge".to_owned(), None));
     assert_eq!(of_edge(true, &canary_first), pods);
+    assert_eq!(of_edge(true, &another_second), pods);
     assert_eq!(of_edge(true, &others_too), pods);
 }
 
@@ -237,12 +246,28 @@ fn the_stable_service() {
 }
 
 #[test]
+fn an_interval_has_at_least_two_scrapes() {
+    let with = |millis: i64| {
+        move |seen: &mut Observed| {
+            let interval = seen.limits.scrape.twice().as_millis() + millis;
+            seen.rollout.spec.analysis =
+                Some(serde_json::from_value(json!({"interval": format!("{}s", interval / 1_000)})).unwrap());
+        }
+    };
+    fits("exactly two", with(0));
+    refuses("less", with(-1_000), &["an interval has at least two scrapes"]);
+}
+
+#[test]
 fn the_canary_service() {
     refuses(
         "taken",
         |seen| survey(seen).services.push(service("checkout-canary", ("app", "else"))),
         &["Service checkout-canary is there already", "spec.traffic.canaryService"],
     );
+    fits("as long as may be", |seen| {
+        seen.rollout.spec.traffic.canary_service = Some("c".repeat(63));
+    });
     refuses(
         "too long",
         |seen| seen.rollout.spec.traffic.canary_service = Some("c".repeat(64)),

@@ -36,6 +36,7 @@ mod decisions {
     mod ends;
     mod exhaustive;
     mod explain;
+    mod fields;
     mod golden;
     mod invariants;
     mod late;
@@ -45,6 +46,7 @@ mod decisions {
     mod lost;
     mod making;
     mod mishaps;
+    mod objects;
     mod own;
     mod parents;
     mod patience;

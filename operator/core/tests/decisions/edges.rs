@@ -81,10 +81,11 @@ fn a_route_given_back_is_waited_for_until_the_deadline_and_not_where_the_canary_
                 seen.canary_service = Seen::Absent;
             }
         });
-        let Plan::Commit(status) = moment.next() else {
-            return false;
-        };
-        status.run.is_none()
+        match moment.next() {
+            Plan::Commit(status) => status.run.is_none(),
+            Plan::Act(_) => true,
+            Plan::Wait(_) => false,
+        }
     };
     assert!(gone(true, true));
     assert!(
@@ -143,6 +144,59 @@ fn a_promotion_without_traffic_on_the_canary_is_left_at_that() {
         Plan::Wait(_) => {}
         Plan::Act(effects) => panic!("{effects:?}"),
     }
+    // All of it is taken from pods that are gone, where the Deployment has any.
+    let falls = |stable: i32| {
+        let full = world().in_phase(Phase::Promoting);
+        let full = full.with(|seen| (seen.canary_ready, seen.stable_ready) = (0, stable));
+        matches!(full.next(), Plan::Commit(status) if status.run.as_ref().unwrap().weight == 0)
+    };
+    assert!(falls(1) && !falls(0));
+}
+
+#[test]
+fn what_a_person_promotes_is_written_down_and_takes_nothing_from_the_step() {
+    let before = world().at_step(2).0.rollout.status.run.unwrap();
+    let promoted = |full: bool| {
+        let moment = world().at_step(2).with_command(Verb::Promote).with(|seen| {
+            let Some(Ok(command)) = &mut seen.rollout.command else {
+                panic!()
+            };
+            command.full = full;
+        });
+        moment.commits().run.unwrap()
+    };
+    let one = promoted(false);
+    assert_eq!(one.overridden.as_ref().map(|by| by.step), Some(1));
+    assert_eq!(
+        (one.state, one.weight, one.seq, one.in_force),
+        (before.state.clone(), before.weight, before.seq, before.in_force)
+    );
+    let all = promoted(true);
+    assert_eq!(all.overridden.as_ref().map(|by| by.step), Some(3));
+    assert_eq!((all.weight, all.seq), (100, before.seq + 1));
+}
+
+#[test]
+fn a_record_of_another_template_under_the_name_of_the_next_goes_first() {
+    let adopting = |digest_of: Option<serde_json::Value>| {
+        let moment = world().at_rest().with(|seen| {
+            let status = &mut seen.rollout.status;
+            let name = status.stable.take().unwrap().template;
+            status.revisions -= 1;
+            if let Some(template) = digest_of {
+                seen.templates.get_mut(&name).unwrap().digest = stepgate_core::template::digest(&template);
+            }
+        });
+        moment.next()
+    };
+    let Plan::Act(effects) = adopting(Some(json!({"another": 1}))) else {
+        panic!("it is kept")
+    };
+    assert!(
+        matches!(effects[0].act, stepgate_core::Act::Delete { .. }),
+        "{effects:?}"
+    );
+    assert!(matches!(adopting(None), Plan::Commit(_)));
 }
 
 #[test]

@@ -298,6 +298,7 @@ fn lost_pods_of_stable_end_a_run_and_come_back_first() {
     let lost = without_pods(world().at_step(2));
     let status = lost.commits();
     assert!(status.mends.open.is_some());
+    assert_eq!(status.stable.unwrap().uid, "", "it is looked for again");
     let run = status.run.unwrap();
     let RunState::RollingBack { cause, then, .. } = run.state else {
         panic!("{:?}", run.state)

@@ -311,11 +311,14 @@ impl<'a, T: Traffic> Rehearsal<'a, T> {
         let counts = self.until(end);
         self.next_end += seconds(self.rules.limits.interval).max(1);
         match self.traffic.read(end, counts) {
-            Ok(metrics) => self.waiting.push(Interval {
-                end,
-                seconds: u32::try_from(seconds(self.rules.limits.interval)).unwrap_or(u32::MAX),
-                metrics,
-            }),
+            Ok(metrics) => {
+                self.moment.unavailable = None;
+                self.waiting.push(Interval {
+                    end,
+                    seconds: u32::try_from(seconds(self.rules.limits.interval)).unwrap_or(u32::MAX),
+                    metrics,
+                });
+            }
             Err(why) => self.moment.unavailable = Some(why),
         }
     }

@@ -229,6 +229,7 @@ impl Life {
             let trouble = match timeout(REQUEST_TIMEOUT, request()).await {
                 Ok(Ok(_)) => return,
                 Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => return,
+                Ok(Err(kube::Error::Api(status))) => status.message,
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()),
             };

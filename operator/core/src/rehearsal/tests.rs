@@ -15,21 +15,26 @@ struct Steady {
 
 impl Traffic for Steady {
     fn counts(&mut self, from: i64, to: i64, weight: u32) -> Vec<Counts> {
-        let seconds = f64::from(i32::try_from(to - from).unwrap());
-        let share = f64::from(weight) / 100.0;
-        let arm = |share: f64, bad: f64| {
-            let requests = (self.rate * seconds * share).round();
-            Arm {
-                requests,
-                bad: (requests * bad).round(),
-            }
-        };
+        let (all, share) = (self.rate * length(from, to), f64::from(weight) / 100.0);
         let counts = Counts {
-            canary: arm(share, self.canary),
-            stable: arm(1.0 - share, self.stable),
+            canary: arm(all * share, self.canary),
+            stable: arm(all * (1.0 - share), self.stable),
         };
         self.served += counts.canary.bad;
         vec![counts]
+    }
+}
+
+fn length(from: i64, to: i64) -> f64 {
+    f64::from(i32::try_from(to - from).unwrap())
+}
+
+/// Whole requests, of which this share is bad.
+fn arm(requests: f64, bad: f64) -> Arm {
+    let requests = requests.round();
+    Arm {
+        requests,
+        bad: (requests * bad).round(),
     }
 }
 

@@ -216,10 +216,11 @@ fn what_is_tried_again_and_cannot_begin_is_refused_with_its_reason() {
         "{message}"
     );
     // That it cannot be is known already: a try has nothing new to commit, and is refused all the same.
-    let mut known = failed.clone();
+    let mut known = failed.clone().with(|seen| seen.rollout.generation += 1);
     while let Plan::Commit(status) = known.next() {
         known = known.with(|seen| seen.rollout.status = *status);
     }
+    assert_eq!(known.0.rollout.status.phase, Some(Phase::Blocked));
     assert_eq!(refusal(&known), message);
 }
 

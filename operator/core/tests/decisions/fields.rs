@@ -94,14 +94,20 @@ fn promoted_retreated_and_gone_on_a_run_knows_no_drift_and_no_older_word() {
 
 #[test]
 fn a_run_that_goes_on_after_a_pause_keeps_the_hours() {
-    let paused = world().at_step(2).with_run(|run| run.pause_hours = 3).with(|seen| {
-        let since = Timestamp::from_millis(seen.now.as_millis() - 7_300_000);
-        seen.rollout.status.run.as_mut().unwrap().state = RunState::Paused {
-            since,
-            why: PauseReason::Command,
-        };
-    });
-    assert_eq!(run(&paused.with_command(Verb::Resume)).pause_hours, 6);
+    for (why, verb) in [
+        (PauseReason::Command, Verb::Resume),
+        (PauseReason::Contention, Verb::Resume),
+        (PauseReason::Retreats, Verb::Resume),
+        (PauseReason::Command, Verb::Promote),
+        (PauseReason::Approval, Verb::Promote),
+    ] {
+        let paused = world().at_step(2).with_run(|run| run.pause_hours = 3).with(|seen| {
+            let since = Timestamp::from_millis(seen.now.as_millis() - 7_300_000);
+            seen.rollout.status.run.as_mut().unwrap().state = RunState::Paused { since, why };
+        });
+        let hours = run(&paused.with_command(verb)).pause_hours;
+        assert_eq!(hours, 6, "paused for {why:?}, then {verb:?}");
+    }
 }
 
 #[test]

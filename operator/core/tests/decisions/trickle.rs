@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use stepgate_crds::{command::Verb, status::Phase};
 
-use crate::fixtures::simulator::Simulator;
+use crate::fixtures::{simulator::Simulator, world::world};
 
 /// Analysis by the set of queries of such a gateway.
 fn forgetful() -> Value {
@@ -66,6 +66,56 @@ fn a_promotion_never_lets_a_backend_that_has_pods_go_idle() {
         "{}",
         simulator.timeline()
     );
+}
+
+#[test]
+fn behind_any_other_gateway_nothing_is_nothing() {
+    let mut simulator = Simulator::adopted(&json!({}));
+    let before = written(&simulator);
+    simulator.ship("v2");
+    let weights = weights_until(&mut simulator, |simulator| {
+        simulator.status().phase == Some(Phase::Healthy) && !simulator.status().history.is_empty()
+    });
+    let ladder = [0, 10, 30, 50, 100, 0].map(|canary| (Some(100 - canary), Some(canary)));
+    let expected: Vec<Written> = [before].into_iter().chain(ladder).chain([before]).collect();
+    assert_eq!(weights, expected, "{}", simulator.timeline());
+}
+
+#[test]
+fn stable_keeps_nothing_where_it_has_no_pod_that_could_answer() {
+    let due = |ready: i32| {
+        let moment = world()
+            .with_spec(forgetful())
+            .at_step(4)
+            .with_weight(50)
+            .with(|seen| seen.stable_ready = ready);
+        let run = moment.0.rollout.status.run.clone().unwrap();
+        let moment = moment
+            .with_run(|run| run.in_force = None)
+            .with_route(|route| route.run = Some(format!("{}.{}", run.id, run.seq - 1)));
+        let patch = serde_json::to_value(&moment.acts()[0]).unwrap();
+        let weights = patch.pointer("/act/Patch").unwrap().as_array().unwrap();
+        let weights = weights
+            .iter()
+            .filter(|one| one["path"].as_str().unwrap().ends_with("/weight"));
+        weights.map(|one| one["value"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(due(2), [1, 1_000_000]);
+    assert_eq!(due(0), [0, 100]);
+}
+
+#[test]
+fn a_canary_that_is_to_go_gets_no_trickle_again_when_its_pods_come_back() {
+    let mut simulator = Simulator::at_step(&forgetful(), 3);
+    simulator.cluster.weather.broken.push("v2".to_owned());
+    simulator.command(Verb::Abort);
+    simulator.until("nothing", 10, |simulator| written(simulator) == (Some(100), Some(0)));
+    simulator.cluster.weather.broken.clear();
+    let weights = weights_until(&mut simulator, |simulator| {
+        simulator.status().phase == Some(Phase::Failed)
+    });
+    assert_eq!(weights.len(), 2, "{weights:?} {}", simulator.timeline());
+    assert_eq!(weights[1].1, None);
 }
 
 #[test]

@@ -22,29 +22,21 @@ struct Story {
 
 impl Traffic for Story {
     fn counts(&mut self, from: i64, to: i64, weight: u32) -> Vec<Counts> {
-        let seconds = f64::from(i32::try_from(to - from).unwrap());
         let chapter = self.chapters.iter().rev().find(|(since, _)| *since <= from);
         let [stable, canary, gets] = chapter.map_or([0.001, 0.001, 1.0], |(_, shares)| *shares);
-        let share = f64::from(weight) / 100.0;
-        let arm = |share: f64, bad: f64| {
-            let requests = (self.rate * seconds * share).round();
-            Arm {
-                requests,
-                bad: (requests * bad).round(),
-            }
-        };
+        let (all, share) = (self.rate * length(from, to), f64::from(weight) / 100.0);
         if to - from != 30 {
             self.cut.push((from, to, weight));
         }
         let slow = if from < self.accepted + 40 { self.cold } else { 0.001 };
         vec![
             Counts {
-                canary: arm(share * gets, canary),
-                stable: arm(1.0 - share, stable),
+                canary: arm(all * share * gets, canary),
+                stable: arm(all * (1.0 - share), stable),
             },
             Counts {
-                canary: arm(share * gets, slow),
-                stable: arm(1.0 - share, 0.001),
+                canary: arm(all * share * gets, slow),
+                stable: arm(all * (1.0 - share), 0.001),
             },
         ]
     }

@@ -127,8 +127,19 @@ impl Elector {
                     }
                 }
             }
-            sleep(self.options.retry).await;
+            sleep(self.pause(sighting.as_ref())).await;
         }
+    }
+
+    /// How long until the next look: no longer than until the Lease may be taken.
+    fn pause(&self, sighting: Option<&Sighting>) -> Duration {
+        let left = sighting.map(|seen| {
+            let free = seen.at + self.options.patience(&seen.lease);
+            free.saturating_duration_since(Instant::now())
+        });
+        let retry = self.options.retry;
+        left.filter(|left| !left.is_zero())
+            .map_or(retry, |left| left.min(retry))
     }
 
     /// One look at the Lease, and one write if it is free.

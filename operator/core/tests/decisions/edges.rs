@@ -461,21 +461,10 @@ fn a_bake_ends_at_its_moment_and_is_waited_for() {
 
 /// Retreated for a fault of both versions, stable being well since then or not, so many seconds before the deadline.
 fn shared(is_well: bool, seconds: i64) -> (Moment, Timestamp) {
-    let moment = world().at_step(2).with_weight(0).with(|seen| {
-        let now = seen.now;
-        let run = seen.rollout.status.run.as_mut().unwrap();
-        run.state = RunState::Retreated {
-            since: now,
-            why: Retreat::SharedFault,
-            well_since: None,
-        };
-        (run.weight, run.accepted_weight) = (0, 0);
-        run.in_force.as_mut().unwrap().weight = 0;
-    });
+    let moment = super::waiting::retreated(Retreat::SharedFault);
     let over = moment.0.now.after(moment.0.limits.progress_deadline);
     let counts = if is_well { [0, 0, 1_000, 1] } else { [0, 0, 1_000, 80] };
     let moment = moment
-        .with_route(|route| route.parents[0].accepted = Some(route.generation))
         .with_counts(3, counts)
         .with(|seen| seen.now = earlier(over, seconds));
     let well_since = is_well.then_some(moment.0.now);

@@ -134,7 +134,7 @@ fn a_deployment_that_was_made_anew_ends_the_run_and_is_named() {
 }
 
 /// All traffic is on stable, and accepted so, for this reason.
-fn retreated(why: Retreat) -> Moment {
+pub(super) fn retreated(why: Retreat) -> Moment {
     let moment = world().at_step(2).with_weight(0).with(|seen| {
         let now = seen.now;
         let run = seen.rollout.status.run.as_mut().unwrap();

@@ -32,9 +32,18 @@ use tokio::time::sleep;
 const BOUND: Duration = Duration::from_mins(4);
 /// Requests a second while versions are shipped.
 const RATE: f64 = 100.0;
-/// A rule whose backendRef has a filter that changes nothing.
-const FILTERED: &str = "[{backendRefs: [{name: checkout, port: 80, \
-    filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-nobody-sends-this]}}]}]}]";
+/// A backendRef of these fields, with a filter that changes nothing.
+fn filtered(fields: &str) -> String {
+    format!(
+        "{{{fields}, port: 80, \
+         filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{remove: [x-nobody-sends-this]}}}}]}}"
+    )
+}
+
+/// One rule with these backendRefs.
+fn rule(references: &[String]) -> String {
+    format!("[{{backendRefs: [{}]}}]", references.join(", "))
+}
 
 /// A gateway and a form of the route, and what Stepgate is to find for it.
 struct Case {
@@ -44,7 +53,7 @@ struct Case {
     title: &'static str,
     make: Make,
     /// The route's rules; one plain one where empty.
-    rules: &'static str,
+    rules: String,
     provider: &'static str,
     /// Words of the reason for which it is not the gateway's own.
     why: Option<&'static str>,
@@ -58,7 +67,7 @@ async fn contour_is_measured_by_its_envoy() -> Result<()> {
         name: "contour",
         title: "Contour",
         make: Make::Contour,
-        rules: "",
+        rules: String::new(),
         provider: "contour",
         why: None,
         unserved: [true, true],
@@ -72,7 +81,7 @@ async fn traefik_is_measured_by_itself() -> Result<()> {
         name: "traefik",
         title: "Traefik",
         make: Make::Traefik,
-        rules: "",
+        rules: String::new(),
         provider: "traefik",
         why: None,
         unserved: [true, false],
@@ -86,7 +95,7 @@ async fn envoy_gateway_is_measured_by_its_envoy_where_each_backend_has_a_filter(
         name: "filters",
         title: "Envoy Gateway, with filters",
         make: Make::EnvoyGateway,
-        rules: FILTERED,
+        rules: rule(&[filtered("name: checkout")]),
         provider: "envoy-gateway",
         why: None,
         unserved: [true, false],
@@ -100,7 +109,7 @@ async fn envoy_gateway_without_filters_is_measured_by_the_pods_and_it_says_so() 
         name: "plain",
         title: "Envoy Gateway, without",
         make: Make::EnvoyGateway,
-        rules: "",
+        rules: String::new(),
         provider: "pods",
         why: Some("envoy-gateway cannot tell the two backends apart"),
         unserved: [false, false],
@@ -115,7 +124,7 @@ async fn both_ways(case: &Case) -> Result<()> {
     let shop = Shop {
         error_share: "0.1%",
         own_gateway: Some(case.make.gateway()),
-        rules: case.rules.to_owned(),
+        rules: case.rules.clone(),
         rollout: "  analysis: {errorRate: {max: 5%}}\n".to_owned(),
         ..Shop::default()
     };

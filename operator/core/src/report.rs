@@ -171,8 +171,8 @@ pub fn note(input: &Input<'_>, warning: bool, reason: &str, text: impl Into<Stri
 }
 
 /// Waits, and writes what changed first where it is worth a write: at once for what a person would want to see, else once in
-/// `Limits::refresh` (and as much later as `Limits::refresh_slack` where nothing else wakes it); that a new leader has taken the run over, as soon as it has read what there is to count. `status` is the committed one
-/// with the newest numbers.
+/// `Limits::refresh` (and as much later as `Limits::refresh_slack` where nothing else wakes it); that a new leader has taken the run over,
+/// as soon as it has read what there is to count. `status` is the committed one with the newest numbers.
 pub fn wait(status: RolloutStatus, input: &Input<'_>, said: &Said, mut wake: Wake) -> Plan {
     let committed = &input.rollout.status;
     let told = say(status, input, said);

@@ -31,6 +31,7 @@ mod decisions {
     mod clockwork;
     mod commands;
     mod crashes;
+    mod deadlines;
     mod drift;
     mod edges;
     mod ends;

@@ -18,9 +18,6 @@ kind: Service
 metadata: {name: other}
 spec: {selector: {app: checkout}, ports: [{name: http, port: 80, targetPort: http}]}
 ";
-const TWO: &str = "[{backendRefs: [\
-    {name: checkout, port: 80, weight: 1000000, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-nobody-sends-this]}}]}, \
-    {name: other, port: 80, weight: 1, filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-nobody-sends-this]}}]}]}]";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_gateway_with_filters_loses_requests_to_a_backend_that_was_idle_and_none_to_one_with_a_trickle()
@@ -30,7 +27,10 @@ async fn envoy_gateway_with_filters_loses_requests_to_a_backend_that_was_idle_an
     let shop = Shop {
         replicas: 2,
         own_gateway: Some(Make::EnvoyGateway.gateway()),
-        rules: TWO.to_owned(),
+        rules: rule(&[
+            filtered("name: checkout, weight: 1000000"),
+            filtered("name: other, weight: 1"),
+        ]),
         ..Shop::default()
     };
     namespace.apply(&shop.application()).await?;

@@ -60,14 +60,14 @@ fn run(steps: &[Step], rate: f64, canary: f64) -> (Ended, Steady) {
         served: 0.0,
     };
     let limits = Limits::default();
-    let rules = |needs| Rules {
+    let rules = Rules {
         steps,
         settings: &settings,
-        needs,
+        needs: None,
         limits: &limits,
         longest: 4 * 3_600,
     };
-    Rehearsal::new(rules(None), traffic, 7).run()
+    Rehearsal::new(rules, traffic, 7).run()
 }
 
 #[test]

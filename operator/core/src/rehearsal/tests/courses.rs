@@ -70,8 +70,8 @@ impl Traffic for Story {
 
 /// How it ends, told in words; asked after every interval, and only where something could be decided.
 fn course(steps: &[Step], story: Story, offset: i64) -> String {
-    let metrics = || vec![MetricSettings::errors(), MetricSettings::latency(0.05)];
-    let of_first = Settings::new(metrics(), u32::try_from(steps.len()).unwrap());
+    let metrics = vec![MetricSettings::errors(), MetricSettings::latency(0.05)];
+    let of_first = Settings::new(metrics, u32::try_from(steps.len()).unwrap());
     // From the second step on twice as much is needed.
     let settings = [of_first.clone(), Settings { phi: 2.0, ..of_first }];
     let needs = settings.each_ref().map(Needs::of);
@@ -86,10 +86,10 @@ fn course(steps: &[Step], story: Story, offset: i64) -> String {
         limits: &limits,
         longest: 4 * 3_600,
     };
-    let (ended, story_told) = Rehearsal::new(rules(None), story.clone(), offset).run();
+    let (ended, told) = Rehearsal::new(rules(None), story.clone(), offset).run();
     let (sooner, _) = Rehearsal::new(rules(Some(&needs)), story, offset).run();
     assert_eq!(ended, sooner);
-    let Story { entered, cut, read, .. } = story_told;
+    let Story { entered, cut, read, .. } = told;
     let Ended {
         end,
         seconds,

@@ -28,6 +28,7 @@ use stepgate_crds::evidence::Evidence;
 
 pub use baseline::Baseline;
 pub use explain::MetricExplanation;
+pub(crate) use forecast::fewest_that;
 pub use forecast::{Missing, requests_for_a_pass};
 pub use interval::Ratio;
 pub use meaning::meaning;

@@ -6,46 +6,40 @@
 use stepgate_crds::evidence::{MetricEvidence, Recent, Tally};
 
 use crate::verdict::{
-    Counts, Interval, Judgement, Observation, Settings, Verdict, as_f64, eprocess::ln_e_pass, settings::MISSED_REQUESTS,
+    Counts, Interval, Judgement, MetricSettings, Observation, Settings, Verdict, as_f64,
+    eprocess::ln_e_pass,
+    fewest_that,
+    settings::{MISSED_REQUESTS, TRIPWIRE_SHARE},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Bad requests up to here have their need of requests worked out before.
 const KNOWN: u64 = 32;
 
 /// What a pass takes, worked out once for all runs by the same settings.
 #[derive(Clone, Debug)]
-pub struct Needs(Vec<Vec<f64>>);
+pub struct Needs(Vec<Vec<Option<f64>>>);
 
 impl Needs {
-    /// For each metric, the fewest requests that pass with 0, 1, 2 … bad ones among them.
+    /// For each metric, the fewest requests that pass with 0, 1, 2 … bad ones among them; none where no number does.
     #[must_use]
     pub fn of(settings: &Settings) -> Self {
-        let fewest = |max: f64, bad: f64| {
-            let passes = |requests: f64| ln_e_pass(requests, bad, max, settings.phi) >= settings.threshold_pass();
-            let (mut low, mut high) = (bad, bad + 16.0);
-            while !passes(high) {
-                (low, high) = (high, high * 2.0);
-            }
-            while high - low > 0.5 {
-                let middle = f64::midpoint(low, high);
-                if passes(middle) {
-                    high = middle;
-                } else {
-                    low = middle;
-                }
-            }
-            low
+        let of_metric = |metric: &MetricSettings| {
+            let fewest = |bad: u64| {
+                fewest_that(|requests| {
+                    ln_e_pass(requests, as_f64(bad), metric.max, settings.phi) >= settings.threshold_pass()
+                })
+            };
+            (0..KNOWN).map(fewest).collect()
         };
-        let metrics = settings.metrics.iter();
-        Self(
-            metrics
-                .map(|metric| (0..KNOWN).map(|bad| fewest(metric.max, as_f64(bad))).collect())
-                .collect(),
-        )
+        Self(settings.metrics.iter().map(of_metric).collect())
     }
 
+    /// None where it was not worked out.
     fn of_metric(&self, at: usize, bad: u64) -> Option<f64> {
-        self.0.get(at)?.get(usize::try_from(bad).ok()?).copied()
+        *self.0.get(at)?.get(usize::try_from(bad).ok()?)?
     }
 }
 
@@ -58,7 +52,8 @@ pub(super) fn is_quiet(last: &Judgement, new: &[Interval], settings: &Settings, 
             let seen = Sums::of(new, at);
             seen.readable
                 && cannot_fail(last, at, seen, settings)
-                && cannot_be_shared(kept, seen)
+                && cannot_trip(kept, seen, settings)
+                && cannot_be_shared(kept, seen, settings)
                 && cannot_be_silent(kept, seen, share)
         })
         && metrics().any(|(at, kept)| cannot_pass(kept, Sums::of(new, at), needs, at))
@@ -120,13 +115,23 @@ fn cannot_fail(last: &Judgement, at: usize, seen: Sums, settings: &Settings) -> 
     known.ln_relative.max(known.ln_absolute) + as_f64(seen.canary.bad) * most < known.threshold_fail
 }
 
-/// A version is taken to be over its max from three bad requests in the last intervals on.
-fn cannot_be_shared(kept: &MetricEvidence, seen: Sums) -> bool {
-    let recent = |version: fn(&Recent) -> Tally| kept.recent.iter().map(|one| version(one).bad).sum::<u64>();
-    kept.stable_over_since.is_none()
-        && (recent(|one| one.canary) + seen.canary.bad < 3 || recent(|one| one.stable) + seen.stable.bad < 3)
+/// The tripwire looks at the latest interval, and at all since the weight was accepted: at least the requests that were known.
+fn cannot_trip(kept: &MetricEvidence, seen: Sums, settings: &Settings) -> bool {
+    let known = kept.tripwire.canary;
+    let bad = known.bad + seen.canary.bad;
+    let enough = settings.overwhelming_bad();
+    seen.canary.bad < enough && (bad < enough || as_f64(bad) < TRIPWIRE_SHARE * as_f64(known.requests))
 }
 
+/// A version is taken to be over its max from so many bad requests in the last intervals on.
+fn cannot_be_shared(kept: &MetricEvidence, seen: Sums, settings: &Settings) -> bool {
+    let recent = |version: fn(&Recent) -> Tally| kept.recent.iter().map(|one| version(one).bad).sum::<u64>();
+    kept.stable_over_since.is_none()
+        && (recent(|one| one.canary) + seen.canary.bad < settings.min_bad
+            || recent(|one| one.stable) + seen.stable.bad < settings.min_bad)
+}
+
+/// Silence begins with an interval without a canary request; at all of the traffic it is told from the rate before, which is asked.
 fn cannot_be_silent(kept: &MetricEvidence, seen: Sums, share: f64) -> bool {
     !seen.gap || (share < 1.0 && share * (as_f64(kept.silent_stable_requests) + seen.alone) < MISSED_REQUESTS)
 }

@@ -70,8 +70,13 @@ fn fewest(share: f64, metric: &MetricSettings, passes: impl Fn(f64, f64) -> bool
     if share >= 0.8 * metric.max() {
         return None;
     }
+    fewest_that(|requests| passes(requests, share))
+}
+
+/// The smallest whole number of which this holds, where it holds of all that are larger; `None` where it is over 10¹².
+pub(crate) fn fewest_that(holds: impl Fn(f64) -> bool) -> Option<f64> {
     let (mut low, mut high) = (0.0, 16.0);
-    while !passes(high, share) {
+    while !holds(high) {
         low = high;
         high *= 2.0;
         if high > 1e12 {
@@ -80,7 +85,7 @@ fn fewest(share: f64, metric: &MetricSettings, passes: impl Fn(f64, f64) -> bool
     }
     while high - low > 1.0 {
         let middle = f64::midpoint(low, high);
-        if passes(middle, share) {
+        if holds(middle) {
             high = middle;
         } else {
             low = middle;

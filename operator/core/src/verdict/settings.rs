@@ -187,7 +187,7 @@ impl Settings {
 
     /// So many bad requests say something alone, at this φ: [`Settings::overwhelming_bad`] up to the default φ, and as many times more
     /// where bad requests are known to come in larger clumps, since a single clump is one event.
-    pub(super) fn overwhelming_bad(&self) -> u64 {
+    pub(crate) fn overwhelming_bad(&self) -> u64 {
         let more = within(self.phi / PHI, 1.0, 1e6) * 1_000.0;
         #[expect(
             clippy::cast_possible_truncation,

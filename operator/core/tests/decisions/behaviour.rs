@@ -4,6 +4,7 @@
 //! outcomes of the runs that end meanwhile, and why it is stalled at the end. The prose around it is for people.
 
 mod events;
+mod forever;
 mod states;
 
 use std::{

@@ -386,11 +386,27 @@ fn no_pod_goes_while_a_gateway_has_not_accepted_weight_zero() {
 }
 
 #[test]
+fn pods_that_were_unready_between_two_looks_cost_nothing() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    // Nobody looks until they are ready again.
+    simulator.cluster.kill_pods("checkout-canary");
+    simulator.cluster.tick();
+    assert_eq!(simulator.cluster.ready("checkout-canary"), 0);
+    while simulator.cluster.ready("checkout-canary") < 2 {
+        simulator.cluster.tick();
+    }
+    simulator.until_stable("v2", 1_200);
+    let status = simulator.status();
+    assert_eq!(status.history[0].outcome, Outcome::Promoted, "{}", simulator.timeline());
+    assert!(!simulator.timeline().contains("Retreated"), "{}", simulator.timeline());
+}
+
+#[test]
 fn missing_data_neither_promote_nor_roll_back() {
     for metrics in [Metrics::Down, Metrics::Empty, Metrics::Nonsense, Metrics::Failing] {
         let mut simulator = Simulator::at_step(&json!({}), 2);
         simulator.cluster.weather.metrics = metrics;
-        simulator.run_for(1_800);
+        simulator.run_for(3_600);
         let status = simulator.status();
         assert_eq!(
             (status.phase, status.weight),

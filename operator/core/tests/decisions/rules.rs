@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stepgate_core::{Act, Effect, Kind};
 use stepgate_crds::{
     RolloutStatus,
-    status::{Cause, Outcome, Phase, Retreat, Run, RunState},
+    status::{Cause, Note, Outcome, Phase, Retreat, Run, RunState},
     units::{Share, Timestamp},
 };
 
@@ -244,4 +244,31 @@ fn of_a_way_back_by_capacity_and_of_what_is_left_undone() {
         simulator.checker.left(&cluster, &status, true).err()
     });
     assert!(late.unwrap().contains("a way back is not written"));
+
+    let mut cluster = Simulator::at_step(&json!({}), 2).cluster;
+    cluster.weather.broken.push("v2".to_owned());
+    let status = intended(&simulator, 30, None);
+    let late = (0..6).find_map(|_| {
+        cluster.tick();
+        simulator.checker.left(&cluster, &status, true).err()
+    });
+    assert!(late.unwrap().contains("go to a canary without a ready pod"));
+}
+
+#[test]
+fn of_too_many_events_in_one_run() {
+    let mut simulator = Simulator::at_step(&json!({}), 2);
+    let before = simulator.status();
+    let told = (0..20).find_map(|number| {
+        let mut after = before.clone();
+        after.note = Some(Note {
+            id: format!("again-{number}"),
+            warning: false,
+            reason: "Again".to_owned(),
+            text: "the same".to_owned(),
+        });
+        let (cluster, checker) = (&simulator.cluster, &mut simulator.checker);
+        checker.commit(cluster, &before, &after, None).err()
+    });
+    assert!(told.unwrap().contains("Events in one run"));
 }

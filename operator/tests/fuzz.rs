@@ -18,7 +18,7 @@ use stepgate::{
         PodTemplate, ReplicaSet, Service, VolumeClaim, WholeTemplate, rollout::Watched,
     },
     provider::{Arms, Measure, Provider, ProviderError},
-    source::{SourceSpec, reply, reply::Second},
+    source::{SourceSpec, file, reply, reply::Second},
 };
 use stepgate_core::{
     apart::selector::LabelSelector,
@@ -36,6 +36,8 @@ const ROUTE: &str = include_str!("fuzz/route.json");
 const DEPLOYMENT: &str = include_str!("fuzz/deployment.json");
 const VECTOR: &str = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"stepgate":"canary_requests"},"value":[1800000000,"17"]},{"metric":{"stepgate":"stable_requests"},"value":[1800000000.4,"1.7e2"]},{"metric":{"stepgate":"stable_bad"},"value":[1800000000,"0"]}]}}"#;
 const MATRIX: &str = r#"{"status":"success","warnings":[],"data":{"resultType":"matrix","result":[{"metric":{"stepgate":"canary_requests"},"values":[[1800000000,"17"],[1800000030,"+Inf"]]},{"metric":{"stepgate":"canary_bad"},"values":[[1800000000,"NaN"]]}]}}"#;
+const BUCKETS: &str = r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"le":"0.25"},"value":[1800000000,"1"]},{"metric":{"le":"+Inf"},"value":[1800000000,"2"]},{"metric":{"stepgate_question":"1","job":"kubelet"},"histogram":[1800000000,{"count":"3"}]}]}}"#;
+const PODS: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"stepgate":"requests","stepgate_question":"0"},"values":[[1800000000,"17"],[1800000030,"19"]]},{"metric":{"stepgate":"bad"},"values":[[1800000000,"1"]],"histograms":[[1800000030,{}]]},{"metric":{"stepgate":"serving"},"values":[[1800000000,"3"]]},{"metric":{"stepgate":"squares"},"values":[[1800000000,"99"]]}]}}"#;
 const SCALAR: &str = r#"{"status":"success","data":{"resultType":"scalar","result":[1800000000,"1800000000.25"]}}"#;
 const ERROR: &str = r#"{"status":"error","errorType":"bad_data","error":"1:2: parse error"}"#;
 
@@ -93,6 +95,44 @@ fn replies_of_prometheus() {
                 assert!(sample.stable_bad.is_none() || sample.stable_requests.is_some());
                 assert!(second == Second::Bad || sample.canary_bad <= sample.canary_requests);
             }
+        }
+    });
+}
+
+/// The same replies, read as an answer to any other question: what is no number is never one.
+#[test]
+fn replies_of_prometheus_to_other_questions() {
+    let ends = [1_800_000_000, 1_800_000_030, i64::MIN];
+    let seeds = near(&[VECTOR, MATRIX, SCALAR, BUCKETS, PODS]);
+    fuzz((seeds, 0_usize..4), |(body, questions)| {
+        let Ok(data) = reply::parse(&body) else { return };
+        let parts = reply::split(data.clone(), questions);
+        assert_eq!(parts.len(), questions);
+        for data in parts.into_iter().chain([data]) {
+            let numbers = reply::numbers(&data, &ends);
+            assert_eq!(numbers.len(), ends.len());
+            let alone = reply::number(&data, ends[0]);
+            assert!(numbers.into_iter().chain([alone]).flatten().all(f64::is_finite));
+            for pods in reply::pods(&data).into_iter().flatten() {
+                assert!(
+                    pods.requests > 0.0 && (0.0..=pods.requests).contains(&pods.bad),
+                    "{pods:?}"
+                );
+                assert!(pods.serving.is_finite() && pods.squares.is_finite(), "{pods:?}");
+            }
+            for (_, number) in reply::numbers_by_labels(&data).into_iter().flatten() {
+                assert!(number.is_finite());
+            }
+            for (_, times) in reply::times_by_labels(&data).into_iter().flatten() {
+                assert!(times.iter().all(|time| time.is_finite()));
+            }
+            // A bucket without an end is one, and what is no number is none.
+            assert!(
+                reply::boundaries(&data)
+                    .into_iter()
+                    .flatten()
+                    .all(|boundary| !boundary.is_nan())
+            );
         }
     });
 }
@@ -176,6 +216,18 @@ fn names_of_sources() {
             }
         },
     );
+}
+
+#[test]
+fn files_of_sources() {
+    const FILE: &str = "sources:\n  default: http://prometheus.monitoring:9090\n  eu:\n    url: https://prometheus.eu:9090/x\n    \
+                        scrapeInterval: 15s\n    caFile: /etc/ca.crt\n    bearerTokenFile: /var/token\n";
+    fuzz(text_near(&[FILE]), |text| {
+        for spec in file::parse("fuzz.yaml", &text).into_iter().flatten() {
+            assert!(spec.url.has_host() && spec.url.username().is_empty() && spec.url.query().is_none());
+            assert!(!spec.name.is_empty() && spec.name.len() <= 63);
+        }
+    });
 }
 
 #[test]

@@ -225,8 +225,8 @@ pub fn scalar(data: &Data) -> Option<f64> {
 /// The bucket boundaries that a reply names by its label `le`; none where it is no vector.
 pub fn boundaries(data: &Data) -> Option<Vec<f64>> {
     let list = usable(data, "vector").ok()?;
-    let le = |series: &Value| series.get("metric")?.get("le")?.as_str()?.parse().ok();
-    Some(list.iter().filter_map(le).collect())
+    let le = |series: &Value| -> Option<f64> { series.get("metric")?.get("le")?.as_str()?.parse().ok() };
+    Some(list.iter().filter_map(le).filter(|le| !le.is_nan()).collect())
 }
 
 /// The replies to each of the questions that one query was made of, by the number that [`QUESTION_LABEL`] gives their series. What has no

@@ -40,8 +40,6 @@ use crate::{
 
 /// Passes under way at once.
 const CONCURRENCY: u16 = 16;
-/// How often to ask whether the first lists are there.
-const UNSYNCED: Duration = Duration::from_millis(50);
 /// How often the phases are counted for our own metrics.
 const CENSUS: Duration = Duration::from_secs(5);
 
@@ -108,6 +106,7 @@ impl Operator {
             absent: Span::from(term.absent),
             clocks_differ: term.clocks_differ,
             failures: std::sync::Mutex::default(),
+            told: std::sync::Mutex::default(),
         });
         let swept = Arc::clone(&reconciler);
         let watches = Watches {
@@ -128,9 +127,7 @@ impl Operator {
                         let (world, ready) = (Arc::clone(&world), ready.clone());
                         async move {
                             // Few wait here at once, as few passes run at once.
-                            while !world.is_synced() {
-                                tokio::time::sleep(UNSYNCED).await;
-                            }
+                            world.synced().await;
                             ready.set(true);
                             Ok::<_, std::convert::Infallible>(reconciler.reconcile(handle).await)
                         }
@@ -145,9 +142,20 @@ impl Operator {
                     tracing::debug!("{error}");
                 }
             });
+        // Before all is known no pass does anything, and once this is to stop nobody fetches the rest: the passes would wait for it for ever.
+        let unbegun = {
+            let world = Arc::clone(&world);
+            async move {
+                stop.cancelled().await;
+                if world.missing().is_empty() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         let census = census(world, swept, self.metrics, ready);
         tokio::select! {
             () = passes => {}
+            () = unbegun => {}
             () = census => {}
             () = hold.run() => {}
         }
@@ -165,13 +173,8 @@ fn changes(answers: watch::Receiver<Option<String>>) -> impl Stream<Item = ()> +
 
 /// Counts the phases for our own metrics, clears away what ended Rollouts left, and says which watch has not brought its first list.
 async fn census(world: Arc<World>, reconciler: Arc<Reconciler>, metrics: Metrics, ready: Readiness) {
-    let synced = async {
-        while !world.is_synced() {
-            tokio::time::sleep(UNSYNCED).await;
-        }
-    };
     // That it takes longer is said below.
-    let _ = tokio::time::timeout(CENSUS, synced).await;
+    let _ = tokio::time::timeout(CENSUS, world.synced()).await;
     loop {
         let missing = world.missing();
         if missing.is_empty() {

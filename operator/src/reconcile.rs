@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ use stepgate_crds::{
     status::{Note, Phase},
     units::{Span, Timestamp},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -36,6 +36,8 @@ const MOST_TURNS: usize = 40;
 const AFTER_CONFLICT: Duration = Duration::from_millis(100);
 /// So many times in a row a conflict is tried again at once.
 const QUICK_TRIES: u32 = 3;
+/// How often an Event is tried to write, over 15 s in all.
+const EVENT_TRIES: u32 = 6;
 /// The first wait after a failed request; doubled with each in a row.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
 /// The longest wait after failed requests.
@@ -70,8 +72,10 @@ pub struct Reconciler {
     pub absent: Span,
     /// The clock of the leader before was another one.
     pub clocks_differ: bool,
-    /// Failures in a row, by Rollout; an entry of none says that the Rollout was seen before.
+    /// Failures in a row, by Rollout.
     pub failures: Mutex<HashMap<(String, String), Failures>>,
+    /// The note that the last Event was written of, by Rollout.
+    pub told: Mutex<HashMap<(String, String), String>>,
 }
 
 /// Failed requests for one Rollout since the last pass that came to its end.
@@ -123,7 +127,7 @@ impl Reconciler {
                 return Ok(self.tell_unreadable(namespace, name));
             };
             if turn == 0 {
-                self.publish_again(&rollout);
+                self.tell(&rollout);
             }
             let plan = self.decide(&rollout, &mut brought).await?;
             match plan {
@@ -268,9 +272,7 @@ impl Reconciler {
                 None => "none",
             });
         }
-        if let Some(note) = after.note.as_ref().filter(|note| Some(*note) != before.note.as_ref()) {
-            self.publish(Arc::clone(&written), note.clone());
-        }
+        self.tell(&written);
         if after.run.is_none() && before.run.is_some() {
             self.observer.forget_ended();
         }
@@ -294,12 +296,27 @@ impl Reconciler {
         failed
     }
 
-    /// Writes an Event beside the pass: nothing waits for it.
+    /// Writes an Event beside the pass: nothing waits for it, and one that is not taken is tried again for a while.
     fn publish(&self, rollout: Arc<impl Resource<DynamicType = ()> + Send + Sync + 'static>, note: Note) {
         let requests = self.observer.requests.clone();
         tokio::spawn(async move {
-            if let Err(error) = requests.publish(rollout.as_ref(), &note).await {
-                warn!(reason = note.reason, "an Event was not written: {error}");
+            let mut patience = AFTER_FAILURE;
+            for left in (0..EVENT_TRIES).rev() {
+                let Err(error) = requests.publish(rollout.as_ref(), &note).await else {
+                    return;
+                };
+                // Its namespace is gone, or it is refused for what it is.
+                let is_final = matches!(error.class(), Class::Conflict | Class::Invalid);
+                if left == 0 || is_final {
+                    warn!(reason = note.reason, "an Event was not written: {error}");
+                    return;
+                }
+                debug!(
+                    reason = note.reason,
+                    "an Event is written again in {patience:?}: {error}"
+                );
+                sleep(patience).await;
+                patience = patience.saturating_mul(2);
             }
         });
     }
@@ -316,22 +333,19 @@ impl Reconciler {
         })
     }
 
-    /// The last Event of a Rollout, once after our start: whoever led before may have died between its commit and its Event.
-    fn publish_again(&self, rollout: &Arc<Rollout>) {
-        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
-        let first = !self.failures().contains_key(&key);
-        let Some(note) = rollout
-            .status
-            .as_ref()
-            .and_then(|status| status.note.clone())
-            .filter(|_| first)
-        else {
+    /// Writes the last Event of a Rollout, where that is not done yet: after a commit; where its answer was lost and it is only seen later; and
+    /// after our start, for whoever led before may have died between its commit and its Event.
+    fn tell(&self, rollout: &Arc<Rollout>) {
+        let Some(note) = rollout.status.as_ref().and_then(|status| status.note.as_ref()) else {
             return;
         };
-        self.failures().insert(key, Failures::default());
+        let key = (rollout.namespace().unwrap_or_default(), rollout.name_any());
+        if self.told().insert(key, note.id.clone()).as_ref() == Some(&note.id) {
+            return;
+        }
         let written = i64::from_str_radix(&note.id, 16).map(Timestamp::from_millis);
         if written.is_ok_and(|written| now().since(written) < NEWS) {
-            self.publish(Arc::clone(rollout), note);
+            self.publish(Arc::clone(rollout), note.clone());
         }
     }
 
@@ -382,13 +396,18 @@ impl Reconciler {
     /// Forgets what was kept for Rollouts that are gone, and ends the reading of their counts.
     pub fn sweep(&self) {
         let world = &self.observer.world;
-        self.failures()
-            .retain(|(namespace, name), _| world.rollouts.get(namespace, name).is_some());
+        let is_there = |(namespace, name): &(String, String)| world.rollouts.get(namespace, name).is_some();
+        self.failures().retain(|rollout, _| is_there(rollout));
+        self.told().retain(|rollout, _| is_there(rollout));
         self.observer.forget_ended();
     }
 
-    fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Failures>> {
+    fn failures(&self) -> MutexGuard<'_, HashMap<(String, String), Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<(String, String), String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

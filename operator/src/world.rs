@@ -28,6 +28,8 @@ use crate::{
 
 /// How often it is said by an Event that a Rollout cannot be read: Events are kept for an hour.
 pub const SAY_AGAIN: Duration = Duration::from_hours(1);
+/// How often to ask whether the first lists are there.
+const UNSYNCED: Duration = Duration::from_millis(50);
 
 /// The watched objects.
 #[derive(Debug)]
@@ -141,9 +143,11 @@ impl Default for World {
 }
 
 impl World {
-    /// Whether every watch has brought its first list.
-    pub fn is_synced(&self) -> bool {
-        self.missing().is_empty()
+    /// Comes back once every watch has brought its first list.
+    pub async fn synced(&self) {
+        while !self.missing().is_empty() {
+            tokio::time::sleep(UNSYNCED).await;
+        }
     }
 
     /// The watches that have not brought their first list yet.

@@ -1,6 +1,6 @@
 //! `make faults`: runs fault plans on the local cluster, prints one table, and says how to run a failed one alone.
 //!
-//! Errors where any plan came to another end than without faults, or broke a rule of safety.
+//! Errors where any plan came to another end than without faults, or broke a rule of safety, or where too many struck nothing.
 
 use std::collections::BTreeMap;
 
@@ -83,5 +83,5 @@ async fn main() -> Result<()> {
         "{} of {all} plans failed: {by_workload:?}",
         failed.len()
     );
-    Ok(())
+    report::struck(&outcomes)
 }

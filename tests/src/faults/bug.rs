@@ -58,13 +58,15 @@ pub struct Bug {
     pub act: Act,
 }
 
-/// One bug for each rule that is checked on stored versions.
-pub const BUGS: [Bug; 23] = [
+/// At least one bug for each rule that is checked on stored versions.
+pub const BUGS: [Bug; 25] = [
     bug(safety(1), Workload::Promote, ROUTE, 2, Act::Weigh(30, 60)),
     bug(safety(2), Workload::Promote, ROUTE, 2, Act::Weigh(55, 45)),
     bug(safety(3), Workload::Abort, ROUTE, 2, Act::Merge(STATUS, skip_a_step)),
     bug(safety(4), Workload::Promote, ROUTE, 1, Act::Weigh(30, 70)),
     bug(safety(5), Workload::Promote, ROUTE, 2, Act::DeleteCanary),
+    // Weight 0 is accepted, and the drain has just begun.
+    bug(safety(5), Workload::Abort, DRAINING, 1, Act::DeleteCanary),
     bug(
         safety(6),
         Workload::Promote,
@@ -114,17 +116,13 @@ pub const BUGS: [Bug; 23] = [
         3,
         Act::Patch(STATUS, invented_counts),
     ),
-    bug(
-        safety(19),
-        Workload::Promote,
-        "PATCH deployments/checkout",
-        2,
-        Act::Weigh(0, 100),
-    ),
+    // The Deployment is still the old version, and the operator is held before it lets it go.
+    bug(safety(19), Workload::Promote, PROMOTING, 1, Act::Weigh(0, 100)),
     bug(safety(20), Workload::Promote, ROUTE, 3, Act::Mark("RUN.1")),
     bug(liveness(1), Workload::Promote, ROUTE, 2, Act::Halt),
     // The first commit after the pause's acceptance is the pause itself.
     bug(liveness(2), Workload::Abort, PAUSE, 1, Act::Sleep(8)),
+    bug(liveness(4), Workload::Rival, RIVAL, 1, Act::Halt),
     bug(liveness(5), Workload::Deletion, ROUTE, 2, Act::Halt),
 ];
 
@@ -133,6 +131,12 @@ const WORKLOAD: &str = "apis/apps/v1/namespaces/NAMESPACE/deployments/checkout";
 const STATUS: &str = "apis/stepgate.dev/v1alpha1/namespaces/NAMESPACE/rollouts/checkout/status";
 /// The commit of a pause.
 const PAUSE: &str = "PUT rollouts/checkout/status Paused";
+/// The commit of a promotion, before the Deployment is let go.
+const PROMOTING: &str = "PUT rollouts/checkout/status Promoting";
+/// The commit of a drain.
+const DRAINING: &str = "PUT rollouts/checkout/status Draining";
+/// What is said of the Rollout that comes too late.
+const RIVAL: &str = "PUT rollouts/rival/status";
 const CANARY: &str = "apis/apps/v1/namespaces/NAMESPACE/deployments/checkout-canary";
 const HTTP_ROUTE: &str = "apis/gateway.networking.k8s.io/v1/namespaces/NAMESPACE/httproutes/checkout";
 

@@ -54,8 +54,8 @@ pub struct Course<'a> {
     pub history: &'a [Version],
     /// Every write of the operator.
     pub writes: &'a [Write],
-    /// What the metrics source told.
-    pub told: &'a [Told],
+    /// What the metrics source told; none where nobody listened.
+    pub told: Option<&'a [Told]>,
     /// The weights of the steps.
     pub steps: &'a [i64],
     /// How long a backend stays after weight 0 was accepted.
@@ -82,7 +82,7 @@ pub fn check_stored(history: &[Version], steps: &[i64], drain: Duration) -> Vec<
     let mut checker = Checker::new(Course {
         history,
         writes: &[],
-        told: &[],
+        told: None,
         steps,
         drain,
     });
@@ -186,7 +186,8 @@ impl<'a> Checker<'a> {
         let is_conditional = match write.method.as_str() {
             "POST" => true,
             "DELETE" => has("/preconditions/uid"),
-            "PUT" => has("/metadata/resourceVersion"),
+            // Every status: what is put carries all that it was read with.
+            "PUT" => has("/metadata/uid") && has("/metadata/resourceVersion"),
             _ if body.is_array() => tests("/metadata/uid") && tests("/metadata/resourceVersion"),
             _ => has("/metadata/uid") && has("/metadata/resourceVersion"),
         };
@@ -207,9 +208,15 @@ impl<'a> Checker<'a> {
         match (version.kind, version.name.as_str(), &version.object) {
             ("HTTPRoute", NAME, Some(route)) => self.route(route),
             ("Rollout", NAME, Some(rollout)) => self.commit(version, rollout),
+            ("Deployment", NAME, Some(workload)) => {
+                let before = self.world.get("Deployment", NAME).and_then(replicas);
+                if before.is_some_and(|before| replicas(workload) != Some(before)) {
+                    let what = format!("from {before:?} to {:?}", replicas(workload));
+                    self.broken(safety(14), what);
+                }
+            }
             ("Deployment" | "Service", CANARY, None) => self.removal(version),
             ("Deployment", CANARY, Some(canary)) => {
-                let replicas = |object: &Value| object.pointer("/spec/replicas").and_then(Value::as_i64);
                 let before = self.world.get("Deployment", CANARY).and_then(replicas);
                 if before > replicas(canary) {
                     self.removal(version);
@@ -279,13 +286,16 @@ impl<'a> Checker<'a> {
         }
         let generation = route.pointer("/metadata/generation").and_then(Value::as_i64);
         let parents = route.pointer("/status/parents").and_then(Value::as_array);
-        let accepted = parents.into_iter().flatten().all(|parent| {
+        let is_accepted = |parent: &Value| {
             let conditions = parent.get("conditions").and_then(Value::as_array);
-            conditions
-                .into_iter()
-                .flatten()
-                .all(|condition| condition.get("observedGeneration").and_then(Value::as_i64) >= generation)
-        });
+            let mut conditions = conditions.into_iter().flatten();
+            conditions.any(|condition| {
+                condition.get("type") == Some(&json!("Accepted"))
+                    && condition.get("status") == Some(&json!("True"))
+                    && condition.get("observedGeneration").and_then(Value::as_i64) >= generation
+            })
+        };
+        let accepted = parents.is_some_and(|parents| !parents.is_empty() && parents.iter().all(is_accepted));
         if canary_weight(route) > 0 {
             self.zero = None;
         } else if accepted && self.zero.is_none() {
@@ -306,6 +316,10 @@ impl<'a> Checker<'a> {
             self.broken(safety(17), what);
         }
     }
+}
+
+fn replicas(workload: &Value) -> Option<i64> {
+    workload.pointer("/spec/replicas").and_then(Value::as_i64)
 }
 
 fn goes_back(state: &RunState) -> bool {

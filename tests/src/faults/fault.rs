@@ -84,6 +84,8 @@ pub enum Kind {
     HalfOpen(u32),
     /// For so long, in milliseconds, each event comes twice, and neighbours of different objects in the other order.
     Doubled(u32),
+    /// Events are answered 503 for this long, in milliseconds.
+    Unspoken(u32),
     /// The metrics source is ill for this long, in milliseconds.
     Source(Malady, u32),
 }
@@ -111,6 +113,7 @@ impl Kind {
             Self::Stale(..) => "older view of one kind",
             Self::HalfOpen(_) => "half-open connection",
             Self::Doubled(_) => "events doubled and out of order",
+            Self::Unspoken(_) => "Events refused",
             Self::Source(Malady::Skewed, _) => "clocks an hour apart",
             Self::Source(..) => "metrics source ill",
         }
@@ -150,6 +153,7 @@ impl Kind {
             Self::Stale(view, millis) => format!("stale-{}-{millis}", view.word()),
             Self::HalfOpen(millis) => format!("half-open-{millis}"),
             Self::Doubled(millis) => format!("doubled-{millis}"),
+            Self::Unspoken(millis) => format!("unspoken-{millis}"),
             Self::Source(malady, millis) => format!("source-{malady}-{millis}"),
         }
     }
@@ -176,6 +180,7 @@ impl Kind {
             "late" => Some(Self::Late(number)),
             "half-open" => Some(Self::HalfOpen(number)),
             "doubled" => Some(Self::Doubled(number)),
+            "unspoken" => Some(Self::Unspoken(number)),
             _ => {
                 let (name, of) = name.split_once('-')?;
                 match name {
@@ -244,6 +249,7 @@ mod tests {
             "gone-watches@9",
             "gone-on-connect@9",
             "half-open-2000@9",
+            "unspoken-1500@9",
             "crash-every-3@3",
             "source-down-900@4",
             "source-two-series-900@4",

@@ -11,7 +11,7 @@ use super::workload::Workload;
 pub const AT_EVERY_WRITE: [Kind; 3] = [Kind::CrashAfter, Kind::Lost, Kind::Unheard];
 
 /// The faults of which a sample is tried, and all of them in the long form. The illnesses of a source take turns from one write to the next.
-pub const SAMPLED: [Kind; 18] = [
+pub const SAMPLED: [Kind; 20] = [
     Kind::CrashBefore,
     Kind::Answer(403),
     Kind::Answer(409),
@@ -27,24 +27,30 @@ pub const SAMPLED: [Kind; 18] = [
     Kind::Stale(View::Rollouts, 1_500),
     Kind::Stale(View::Routes, 1_500),
     Kind::Stale(View::Endpoints, 1_500),
+    Kind::Stale(View::Deployments, 1_500),
     Kind::HalfOpen(1_500),
     Kind::Doubled(4_000),
-    Kind::Source(Malady::Down, 1_500),
+    Kind::Unspoken(1_500),
+    Kind::Source(Malady::Down, ILL),
 ];
 
 /// A process ends after every so many writes.
 const CRASH_EVERY: std::ops::RangeInclusive<u32> = 1..=20;
 
-/// One plan for each write of each course and each kind of fault.
+/// How long a source is ill.
+const ILL: u32 = 1_500;
+
+/// One plan for each write of each course and each kind of fault, and for each illness of a source.
 pub fn all(oracles: &BTreeMap<Workload, Outcome>) -> Vec<Plan> {
     let kinds = AT_EVERY_WRITE.into_iter().chain(SAMPLED);
     let mut plans: Vec<Plan> = kinds.flat_map(|kind| each_write(oracles, kind)).collect();
+    plans.extend(each_illness(oracles));
     plans.extend(crashes_again_and_again(oracles));
     plans
 }
 
-/// About so many plans: each distinct place by each fault that is tried at every write, and the rest spread evenly over kinds, workloads and
-/// places.
+/// About so many plans: four in five are distinct places by each fault that is tried at every write, spread evenly where there are more;
+/// one is of each illness of a source; and the rest is spread evenly over kinds, workloads and places.
 pub fn stratified(oracles: &BTreeMap<Workload, Outcome>, count: usize) -> Vec<Plan> {
     let places = distinct_places(oracles);
     let every = AT_EVERY_WRITE.into_iter().flat_map(|kind| {
@@ -54,9 +60,10 @@ pub fn stratified(oracles: &BTreeMap<Workload, Outcome>, count: usize) -> Vec<Pl
         })
     });
     let mut plans = evenly(every.collect(), count * 4 / 5);
+    plans.extend(each_illness(oracles));
     let mut rest: Vec<Plan> = SAMPLED.into_iter().flat_map(|kind| each_write(oracles, kind)).collect();
     rest.extend(crashes_again_and_again(oracles));
-    plans.extend(evenly(rest, count - plans.len()));
+    plans.extend(evenly(rest, count.saturating_sub(plans.len())));
     plans
 }
 
@@ -119,6 +126,27 @@ fn each_write(oracles: &BTreeMap<Workload, Outcome>, kind: Kind) -> Vec<Plan> {
             })
         })
         .collect()
+}
+
+/// The source falls ill when the first weight has been written, by turns of a version that is good, and of one that is bad.
+fn each_illness(oracles: &BTreeMap<Workload, Outcome>) -> Vec<Plan> {
+    let courses = [Workload::Promote, Workload::Rollback].into_iter().cycle();
+    let plan = |(workload, malady): (Workload, Malady)| {
+        let targets = &oracles.get(&workload)?.targets;
+        let mut weights = (1..)
+            .zip(targets)
+            .filter(|(_, target)| target.ends_with(" httproutes/checkout"));
+        // The first write of the route gives the canary 0.
+        let (at, _) = weights.nth(1)?;
+        Some(Plan {
+            workload,
+            faults: vec![Fault {
+                at,
+                kind: Kind::Source(malady, ILL),
+            }],
+        })
+    };
+    courses.zip(Malady::ALL).filter_map(plan).collect()
 }
 
 /// The source is ill with each in turn.

@@ -1,7 +1,7 @@
 //! The layer in the operator's Kubernetes client: it sees every request, counts the writes, and does to each what the plan says.
 //!
-//! It stands between the client and the connection, so that the operator's own code knows nothing of it. Leases and Events are let
-//! through and not counted: the one has tests of its own, the other may be written twice.
+//! It stands between the client and the connection, so that the operator's own code knows nothing of it. Leases and Events are
+//! not counted: the one has tests of its own, the other may be written twice. Events are refused for a while where the plan says so.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +17,12 @@ use jiff::Timestamp;
 use kube::client::Body;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
 use super::fault::{Fault, Kind, millis};
 use super::proxy::Proxy;
-use super::strike::{strike, version_of, whole};
+use super::strike::{refusal, strike, version_of, whole};
 use super::watches::{Orders, expired, watched};
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
@@ -78,6 +79,8 @@ struct State {
     panics: bool,
     /// Where requests are to be held, once.
     place: Option<Place>,
+    /// Until when Events are refused.
+    unspoken: Option<Instant>,
     /// Watches that were told on connect that their version is gone, while each is to be told so once.
     refused: Option<BTreeSet<String>>,
 }
@@ -125,6 +128,7 @@ impl Tap {
                 life: 0,
                 panics: false,
                 place,
+                unspoken: None,
                 refused: None,
             }),
             orders: watch::Sender::new(Orders::default()),
@@ -265,6 +269,11 @@ impl Tap {
             .is_some_and(|refused| refused.insert(path.to_owned()))
     }
 
+    /// Whether Events are refused now.
+    fn hushes(&self) -> bool {
+        self.state().unspoken.is_some_and(|until| Instant::now() < until)
+    }
+
     pub(super) fn is_alive(&self, life: usize) -> bool {
         self.state().life == life
     }
@@ -277,6 +286,9 @@ impl Tap {
     pub(super) fn beside(&self, kind: Kind) {
         if kind == Kind::GoneOnConnect {
             self.state().refused = Some(BTreeSet::new());
+        }
+        if let Kind::Unspoken(how_long) = kind {
+            self.state().unspoken = Some(Instant::now() + millis(how_long));
         }
         if let Kind::Source(malady, how_long) = kind {
             self.source.fall_ill(malady, millis(how_long));
@@ -346,6 +358,9 @@ where
         if !counts {
             if is_watch && tap.refuses(&path) {
                 return Box::pin(async { gone() });
+            }
+            if path.ends_with("/events") && tap.hushes() {
+                return Box::pin(async { refusal(503) });
             }
             let answer = self.inner.call(request);
             return Box::pin(async move {

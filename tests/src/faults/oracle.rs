@@ -1,6 +1,6 @@
 //! What a course without faults came to: the end state, and how often each object was written. With faults it has to be the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use stepgate_crds::RolloutStatus;
@@ -19,6 +19,8 @@ pub struct End {
     pub writes: BTreeMap<String, usize>,
     /// Accepted writes of Rollouts' statuses.
     pub commits: usize,
+    /// The reasons of the Events about the Rollout.
+    pub events: BTreeSet<String>,
 }
 
 impl End {
@@ -46,7 +48,13 @@ impl End {
             state: state(world),
             writes: counts,
             commits: accepted().filter(is_status).count(),
+            events: events(world),
         }
+    }
+
+    /// Whether all is there that was without faults; more may be under way.
+    pub fn has_all_of(&self, oracle: &Self) -> bool {
+        self.state == oracle.state && self.events.is_superset(&oracle.events)
     }
 
     /// What differs from the oracle. `slack`: so many more commits are explained by the faults themselves.
@@ -61,6 +69,10 @@ impl End {
                 self.writes, oracle.writes
             ));
         }
+        let unsaid: Vec<&String> = oracle.events.difference(&self.events).collect();
+        if !unsaid.is_empty() {
+            differences.push(format!("no Event said {unsaid:?}, and without faults one did"));
+        }
         if self.commits > oracle.commits + slack {
             differences.push(format!(
                 "the status was written {} times, and without faults {}",
@@ -69,6 +81,16 @@ impl End {
         }
         differences
     }
+}
+
+/// Each is written at least once, whatever becomes of who wrote it first.
+fn events(world: &World) -> BTreeSet<String> {
+    let ours = world.all("Event").filter(|event| {
+        event.get("reportingController") == Some(&json!("stepgate.dev/operator"))
+            && event.pointer("/regarding/name") == Some(&json!(NAME))
+    });
+    ours.filter_map(|event| event.get("reason")?.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn state(world: &World) -> Value {

@@ -34,7 +34,7 @@ pub fn limits() -> Limits {
     Limits {
         bake: Span::millis(200),
         settle: Span::millis(100),
-        drain: Span::millis(300),
+        drain: Span::seconds(1),
         interval: INTERVAL,
         progress_deadline: Span::seconds(60),
         scrape: Span::millis(100),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
+
 use super::check::RULES;
 use super::run::Outcome;
 use super::workload::Workload;
@@ -25,7 +27,20 @@ pub fn failure(outcome: &Outcome) -> String {
     text
 }
 
-/// One line a kind of fault: plans, violations, other ends, the longest way back after an abort, requests against the fault-free course.
+/// An error where more than one plan in ten has a fault that found no place: then the others show too little.
+pub fn struck(outcomes: &[Outcome]) -> Result<()> {
+    let (all, struck) = (
+        outcomes.len(),
+        outcomes.iter().filter(|outcome| outcome.left == 0).count(),
+    );
+    ensure!(
+        struck * 10 >= all * 9,
+        "only {struck} of {all} plans found a place for each of their faults"
+    );
+    Ok(())
+}
+
+/// One line a kind of fault: plans, those with a fault that found no place to strike, violations, other ends, the longest way back after an abort, requests against the fault-free course.
 pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> String {
     let mut rows: BTreeMap<&'static str, Row> = BTreeMap::new();
     for outcome in outcomes {
@@ -36,6 +51,7 @@ pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> Str
         };
         let row = rows.entry(family).or_default();
         row.plans += 1;
+        row.unstruck += usize::from(outcome.left > 0);
         row.violations += outcome.violations.len();
         row.other_ends += outcome.wrong.len();
         row.answer = row.answer.max(outcome.answer);
@@ -44,8 +60,8 @@ pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> Str
         row.without += oracles.get(&outcome.plan.workload).map_or(0, |oracle| oracle.requests);
     }
     let mut text = String::from(
-        "| fault | plans | rules | violations | other ends | abort to first write, worst | abort to accepted 0, worst | requests against none |\n\
-         |---|---|---|---|---|---|---|---|\n",
+        "| fault | plans | that found no place | rules | violations | other ends | abort to first write, worst | abort to accepted 0, worst | requests against none |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
     );
     for (family, row) in rows {
         let seconds =
@@ -55,8 +71,9 @@ pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> Str
         let ratio = row.requests as f64 / row.without.max(1) as f64;
         let _ = writeln!(
             text,
-            "| {family} | {} | {} | {} | {} | {answer} | {way_back} | {ratio:.2} |",
+            "| {family} | {} | {} | {} | {} | {} | {answer} | {way_back} | {ratio:.2} |",
             row.plans,
+            row.unstruck,
             RULES.len(),
             row.violations,
             row.other_ends
@@ -68,6 +85,7 @@ pub fn table(outcomes: &[Outcome], oracles: &BTreeMap<Workload, Outcome>) -> Str
 #[derive(Default)]
 struct Row {
     plans: usize,
+    unstruck: usize,
     violations: usize,
     other_ends: usize,
     answer: Option<Duration>,

@@ -310,10 +310,11 @@ impl Range {
             }
         };
         tap.go_on();
-        // What may still be under way when the course has come to its end: templates that are cleared away, a command that is.
+        // What may still be under way when the course has come to its end: templates that are cleared away, a command that is, an
+        // Event.
         let is_there = || {
-            let state = oracle.map(|oracle| &oracle.state);
-            state.is_none_or(|state| End::of(&self.observer.world(namespace.name()), &[]).state == *state)
+            let end = || End::of(&self.observer.world(namespace.name()), &[]);
+            oracle.is_none_or(|oracle| end().has_all_of(oracle))
         };
         let ended = self
             .come_to_rest(tap, &mut crashes, &mut life, &mut term, (&begin, &is_there))
@@ -333,7 +334,7 @@ impl Range {
         let course = Course {
             history: &history,
             writes: &writes,
-            told: &tap.source().told(),
+            told: Some(&tap.source().told()),
             steps: &STEPS,
             drain: process::limits().drain.duration(),
         };
@@ -345,6 +346,7 @@ impl Range {
             Ok(times) => times,
             Err(error) => {
                 let rule = match plan.workload {
+                    Workload::Rival => liveness(4),
                     Workload::Deletion => liveness(5),
                     _ => liveness(1),
                 };

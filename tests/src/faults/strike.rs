@@ -90,7 +90,7 @@ pub(super) fn whole(body: Bytes) -> UnsyncBoxBody<Bytes, BoxError> {
 }
 
 /// What the API server says with this status code.
-fn refusal(code: u16) -> Result<Answer, BoxError> {
+pub(super) fn refusal(code: u16) -> Result<Answer, BoxError> {
     let reason = match code {
         403 => "Forbidden",
         409 => "Conflict",

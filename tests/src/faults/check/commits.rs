@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use stepgate_crds::RolloutStatus;
+use stepgate_crds::command::Verb;
 use stepgate_crds::status::{Run, RunState};
 
 use super::{Checker, goes_back, safety};
@@ -26,7 +27,11 @@ impl Checker<'_> {
         if let (Some(old), Some(new)) = (&before.run, &after.run)
             && goes_on(old, new)
         {
-            let by_person = old.overridden.is_some() || after.command != before.command;
+            let done = after
+                .command
+                .as_ref()
+                .filter(|command| command.done && after.command != before.command);
+            let by_person = old.overridden.is_some() || done.is_some_and(|command| command.verb == Some(Verb::Promote));
             if !by_person {
                 self.passes(version, old, new, after.verdict.as_deref());
             }

@@ -30,7 +30,7 @@ impl Checker<'_> {
             .at_step
             .entry((run.id.clone(), run.step))
             .or_insert(requests);
-        if self.course.told.is_empty() {
+        if self.course.told.is_none() {
             return;
         }
         for metric in &run.evidence.metrics {
@@ -61,9 +61,7 @@ impl Checker<'_> {
     /// A step that is taken on the evidence has counted requests since its weight was accepted, and knows of no newer interval that cannot be
     /// read.
     pub(super) fn rests_on_data(&mut self, version: &Version, old: &Run, new: &Run) {
-        if self.course.told.is_empty() {
-            return;
-        }
+        let Some(told) = self.course.told else { return };
         let before = self
             .folded
             .at_step
@@ -72,7 +70,7 @@ impl Checker<'_> {
             .unwrap_or(0);
         let since = old.in_force.as_ref().map(|force| force.since.ceil_seconds());
         let sent = self.sent(version);
-        let mut told = self.course.told.iter().filter(|told| told.at <= sent);
+        let mut told = told.iter().filter(|told| told.at <= sent);
         let was_told = since.is_some_and(|since| told.clone().any(|told| told.good && told.through > since));
         if canary_requests(&new.evidence) <= before || !was_told {
             self.broken(

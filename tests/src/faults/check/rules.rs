@@ -31,7 +31,7 @@ pub const fn liveness(number: u8) -> Rule {
 }
 
 /// All rules that are held against stored versions in every run of a plan, each with one deliberate bug that it finds.
-pub const RULES: [(Rule, &str); 23] = [
+pub const RULES: [(Rule, &str); 24] = [
     (
         safety(1),
         "managed weights are percentages that sum to 100; before and after, the rule is the user's",
@@ -75,22 +75,30 @@ pub const RULES: [(Rule, &str); 23] = [
     (safety(20), "no older intent takes effect after a newer one"),
     (liveness(1), "a course comes to the end that is asked for"),
     (liveness(2), "the way back begins at once"),
+    (
+        liveness(4),
+        "a Rollout that is refused does not hold up the one beside it",
+    ),
     (liveness(5), "a deletion ends"),
 ];
 
-/// The rules that need more than one run of a plan: the tests that hold them, and see them broken.
-pub const ELSEWHERE: [(Rule, &str, &[&str]); 2] = [
-    (
-        liveness(3),
-        "every state has a deadline, or says what a person has to do",
-        &[
-            "every_state_has_its_table_and_every_phase_its_state",
-            "of_a_way_back_by_capacity_and_of_what_is_left_undone",
-        ],
-    ),
-    (
-        liveness(4),
-        "one slow or poisoned Rollout does not delay the others",
-        &["a_rollout_among_hostile_objects_goes_through_and_they_are_left_alone"],
-    ),
-];
+/// A rule that stored versions cannot show, and where it is held.
+#[derive(Clone, Copy, Debug)]
+pub struct Elsewhere {
+    /// The rule.
+    pub rule: Rule,
+    /// What it says.
+    pub says: &'static str,
+    /// The tests that hold it.
+    pub held: &'static [&'static str],
+    /// The test that sees it broken.
+    pub broken: &'static str,
+}
+
+/// The rules that one run of a plan cannot show.
+pub const ELSEWHERE: [Elsewhere; 1] = [Elsewhere {
+    rule: liveness(3),
+    says: "every state has a deadline, or says what a person has to do",
+    held: &["every_state_ends_by_itself_or_says_what_a_person_has_to_do"],
+    broken: "of_a_state_that_waits_for_nobody",
+}];

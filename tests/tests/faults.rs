@@ -16,7 +16,7 @@ use stepgate_tests::faults::workload::Workload;
 use stepgate_tests::faults::{generate, report, site};
 use stepgate_tests::operator::install_chart;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// About so many plans of one fault.
 const PLANS: usize = 250;
@@ -37,9 +37,10 @@ async fn every_course_with_a_fault_comes_to_the_same_end_and_breaks_no_rule() ->
     let oracles = range.oracles(&Workload::ALL).await?;
     let mut plans: Vec<Plan> = FOUND.iter().map(|plan| plan.parse()).collect::<Result<_>>()?;
     plans.extend(generate::stratified(&oracles, PLANS));
-    let all = plans.len();
+    let (all, begun) = (plans.len(), Instant::now());
     let outcomes = range.run_all(plans, &oracles, AT_ONCE, |_| {}).await;
-    println!("{}", report::table(&outcomes, &oracles));
+    let table = report::table(&outcomes, &oracles);
+    println!("{table}\n{all} plans in {:.0} s", begun.elapsed().as_secs_f64());
     let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| !outcome.is_well()).collect();
     let told: String = failed.iter().map(|outcome| report::failure(outcome)).collect();
     ensure!(failed.is_empty(), "{} of {all} plans failed:\n{told}", failed.len());

@@ -291,8 +291,8 @@ fn the_canary_cannot_be_silent_while_too_few_of_its_requests_are_missing() {
     let mut silent = |known, gap, alone, share| {
         kept.silent_stable_requests = known;
         let seen = Sums {
-            gap,
             alone,
+            gap,
             ..bad(0, 0)
         };
         !cannot_be_silent(&kept, seen, share)

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
 
 use super::witness::Witness;
 use super::{Scene, quick_behind};
@@ -21,12 +22,15 @@ use crate::cluster::{Cluster, Counters, GATEWAY_URL, Prometheus, STATS_PORT};
 use crate::load::{GATEWAY, LoadHandle, LoadOptions, OVER_CAPACITY, Report};
 use crate::operator::OperatorOptions;
 use crate::record::status_line;
-use crate::shop::{self, Shop};
+use crate::shop::{self, NAME, Shop};
+use crate::until::{Seen, until};
 
 /// Requests a second.
 pub const RATE: f64 = 200.0;
 /// How long clients wait for an answer. Longer than a busy machine may stand still: that is nobody's failure.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// In so long a gateway has heard of an endpoint, also on a busy machine.
+const HEARD: Duration = Duration::from_secs(1);
 /// Scenes of one process that are busy at the same time: gateway, pods and load share two cores.
 const PLACES: usize = 4;
 /// The longest that a request which a killed pod took with it may have been under way before.
@@ -78,6 +82,26 @@ pub struct Tally {
     pub foreign: Vec<(Duration, String)>,
 }
 
+/// Waits until every pod of the shop is a ready endpoint, and the gateway has heard of it: a load that begins before goes to some of them alone,
+/// and is more than they carry.
+async fn has_all_pods(witness: &Witness, wanted: i64) -> Result<()> {
+    until(
+        "every pod of the shop to be ready",
+        Duration::from_mins(1),
+        async || {
+            let ready = witness.moments().last().map_or(0, |moment| moment.ready(NAME));
+            Ok(if ready >= wanted {
+                Seen::Done(())
+            } else {
+                Seen::NotYet(format!("{ready} of {wanted}"))
+            })
+        },
+    )
+    .await?;
+    sleep(HEARD).await;
+    Ok(())
+}
+
 impl Busy {
     /// Opens a shop, watched and under traffic.
     pub async fn open(name: &str, shop: &Shop, judged: Judged) -> Result<Self> {
@@ -107,6 +131,7 @@ impl Busy {
             timeout: PATIENCE,
             ..shop::load(&scene.namespace)
         };
+        scene.told(has_all_pods(&witness, i64::from(shop.replicas)).await)?;
         let load = scene.load_with(load).await;
         let load = scene.told(load)?;
         Ok(Self {

@@ -60,7 +60,11 @@ pub fn stratified(oracles: &BTreeMap<Workload, Outcome>, count: usize) -> Vec<Pl
         })
     });
     let mut plans = evenly(every.collect(), count * 4 / 5);
-    plans.extend(each_illness(oracles));
+    // One here and there: a reply of 100 MB keeps the others waiting as well.
+    let gap = plans.len() / Malady::ALL.len() + 1;
+    for (number, plan) in each_illness(oracles).into_iter().enumerate() {
+        plans.insert((number * gap).min(plans.len()), plan);
+    }
     let mut rest: Vec<Plan> = SAMPLED.into_iter().flat_map(|kind| each_write(oracles, kind)).collect();
     rest.extend(crashes_again_and_again(oracles));
     plans.extend(evenly(rest, count.saturating_sub(plans.len())));

@@ -22,7 +22,7 @@ pub mod settings;
 mod wording;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use stepgate_crds::evidence::Evidence;
 

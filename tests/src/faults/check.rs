@@ -288,12 +288,12 @@ impl<'a> Checker<'a> {
         let parents = route.pointer("/status/parents").and_then(Value::as_array);
         let is_accepted = |parent: &Value| {
             let conditions = parent.get("conditions").and_then(Value::as_array);
-            let mut conditions = conditions.into_iter().flatten();
-            conditions.any(|condition| {
-                condition.get("type") == Some(&json!("Accepted"))
-                    && condition.get("status") == Some(&json!("True"))
-                    && condition.get("observedGeneration").and_then(Value::as_i64) >= generation
-            })
+            let conditions = || conditions.into_iter().flatten();
+            let says_accepted = conditions().any(|condition| {
+                condition.get("type") == Some(&json!("Accepted")) && condition.get("status") == Some(&json!("True"))
+            });
+            let is_new = |condition: &Value| condition.get("observedGeneration").and_then(Value::as_i64) >= generation;
+            says_accepted && conditions().all(is_new)
         };
         let accepted = parents.is_some_and(|parents| !parents.is_empty() && parents.iter().all(is_accepted));
         if canary_weight(route) > 0 {

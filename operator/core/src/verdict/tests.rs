@@ -19,7 +19,7 @@ use stepgate_crds::evidence::{Evidence, Trouble};
 use super::*;
 
 const INTERVAL: u32 = 15;
-const ACCEPTED: i64 = 1_000_000;
+pub(crate) const ACCEPTED: i64 = 1_000_000;
 
 fn arm(requests: u32, bad: u32) -> Arm {
     Arm {
@@ -28,7 +28,7 @@ fn arm(requests: u32, bad: u32) -> Arm {
     }
 }
 
-fn counts(canary: (u32, u32), stable: (u32, u32)) -> Observation {
+pub(crate) fn counts(canary: (u32, u32), stable: (u32, u32)) -> Observation {
     Observation::Counts(Counts {
         canary: arm(canary.0, canary.1),
         stable: arm(stable.0, stable.1),
@@ -40,7 +40,7 @@ fn error() -> Observation {
 }
 
 /// The k-th interval (from 1) after the acceptance.
-fn interval(k: i64, metrics: Vec<Observation>) -> Interval {
+pub(crate) fn interval(k: i64, metrics: Vec<Observation>) -> Interval {
     Interval {
         end: ACCEPTED + k * i64::from(INTERVAL),
         seconds: INTERVAL,
@@ -67,7 +67,7 @@ fn two_metrics() -> Settings {
     Settings::new(vec![MetricSettings::errors(), MetricSettings::latency(0.01)], 4)
 }
 
-fn at(weight_percent: u32) -> Moment {
+pub(crate) fn at(weight_percent: u32) -> Moment {
     Moment {
         weight_percent,
         accepted: Some(ACCEPTED),

@@ -4,41 +4,17 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::verdict::{self, Arm, Moment};
-
-const ACCEPTED: i64 = 1_000_000;
-const INTERVAL: u32 = 30;
+use crate::verdict::{
+    self,
+    tests::{self as fixtures, ACCEPTED, at, counts},
+};
 
 /// Canary's requests and bad ones, stable's requests and bad ones.
 type Seen = [u32; 4];
 
-/// Every metric sees the same.
-fn interval(k: i64, seen: Seen, metrics: usize) -> Interval {
-    let [canary, canary_bad, stable, stable_bad] = seen.map(f64::from);
-    let counts = Counts {
-        canary: Arm {
-            requests: canary,
-            bad: canary_bad,
-        },
-        stable: Arm {
-            requests: stable,
-            bad: stable_bad,
-        },
-    };
-    Interval {
-        end: ACCEPTED + k * i64::from(INTERVAL),
-        seconds: INTERVAL,
-        metrics: vec![Observation::Counts(counts); metrics],
-    }
-}
-
-fn at(weight_percent: u32) -> Moment {
-    Moment {
-        weight_percent,
-        accepted: Some(ACCEPTED),
-        counts_from: ACCEPTED,
-        ..Moment::default()
-    }
+/// The k-th interval, of which every metric sees the same.
+fn interval(k: i64, [canary, canary_bad, stable, stable_bad]: Seen, metrics: usize) -> Interval {
+    fixtures::interval(k, vec![counts((canary, canary_bad), (stable, stable_bad)); metrics])
 }
 
 fn errors() -> Settings {
@@ -55,7 +31,7 @@ fn after(seen: &[Seen], settings: &Settings, weight: u32) -> Judgement {
     verdict::judge(&evidence, &intervals, settings, &at(weight), None)
 }
 
-/// Five calm minutes at 10 %, too little for a pass.
+/// Ten calm intervals at 10 %, too little for a pass.
 fn calm() -> Judgement {
     let last = after(&[[10, 0, 90, 0]; 10], &errors(), 10);
     assert!(matches!(last.verdict, Verdict::Hold(_)), "{:?}", last.verdict);

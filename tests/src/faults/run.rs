@@ -394,7 +394,8 @@ impl Range {
             let asked = Instant::now();
             self.cluster.client().apiserver_version().await?;
             let rest = REST + 4 * asked.elapsed();
-            let before = tap.writes().len();
+            // What has just come to be may rest on a write whose answer is still under way.
+            let (before, was_there) = (tap.writes().len(), is_there());
             tokio::select! {
                 () = sleep(rest) => {}
                 one = crashes.changed() => {
@@ -406,7 +407,7 @@ impl Range {
                 }
             }
             let late = Instant::now() >= deadline;
-            if tap.writes().len() == before && (late || is_there()) {
+            if tap.writes().len() == before && (late || (was_there && is_there())) {
                 return Ok(());
             }
             if tap.writes().len() == before {

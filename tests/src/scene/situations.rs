@@ -20,6 +20,8 @@ use crate::shop::{self, NAME, Shop};
 const ALL: &str = "  steps: [{weight: 100, bake: 1h}]\n";
 /// How long pods of the new version take to start where the Deployment's roll is to be watched.
 const SLOW: &str = "SLOW_START=3s";
+/// The same where the roll is not to be over before counts have failed the version, also on a machine that scrapes late.
+const STILL_ROLLING: &str = "SLOW_START=20s";
 
 /// What sends a run back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +145,7 @@ pub async fn abort_in_promotion(busy: &Busy) -> Result<()> {
 
 /// The same where the new version turns bad while the Deployment rolls.
 pub async fn failed_verdict_in_promotion(busy: &Busy) -> Result<()> {
-    busy.ship_to(&["SLOW_START=8s"], 100).await?;
+    busy.ship_to(&[STILL_ROLLING], 100).await?;
     busy.to_mid_promotion().await?;
     busy.spoil_canary("20%").await?;
     restored(busy).await

@@ -12,6 +12,7 @@ pub mod layer;
 pub mod malady;
 pub mod observer;
 pub mod oracle;
+pub mod place;
 pub mod process;
 pub mod proxy;
 pub mod report;

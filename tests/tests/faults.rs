@@ -89,7 +89,7 @@ async fn an_operator_that_is_told_to_stop_while_it_begins_ends() -> Result<()> {
         sleep(Duration::from_millis(10) * u32::try_from(term)?).await;
         life.end().await.with_context(|| format!("told after {term}0 ms"))?;
     }
-    namespace.end().await
+    namespace.clear().await
 }
 
 #[test]

@@ -71,13 +71,15 @@ pub fn stratified(oracles: &BTreeMap<Workload, Outcome>, count: usize) -> Vec<Pl
     plans
 }
 
-/// The writes that differ in what came before them: the courses begin alike, and a fault in what they share is the same fault.
+/// Each place that a write of any course is at, once: in the shortest course that comes by.
 fn distinct_places(oracles: &BTreeMap<Workload, Outcome>) -> Vec<(Workload, usize)> {
+    let mut courses: Vec<(&Workload, &Outcome)> = oracles.iter().collect();
+    courses.sort_by_key(|(_, outcome)| outcome.writes);
     let mut seen = BTreeSet::new();
     let mut places = Vec::new();
-    for (workload, outcome) in oracles {
-        for at in 1..=outcome.targets.len() {
-            if seen.insert(outcome.targets.iter().take(at).collect::<Vec<_>>()) {
+    for (workload, outcome) in courses {
+        for (at, place) in (1..).zip(&outcome.places) {
+            if seen.insert(place) {
                 places.push((*workload, at));
             }
         }
@@ -136,10 +138,10 @@ fn each_write(oracles: &BTreeMap<Workload, Outcome>, kind: Kind) -> Vec<Plan> {
 fn each_illness(oracles: &BTreeMap<Workload, Outcome>) -> Vec<Plan> {
     let courses = [Workload::Promote, Workload::Rollback].into_iter().cycle();
     let plan = |(workload, malady): (Workload, Malady)| {
-        let targets = &oracles.get(&workload)?.targets;
+        let places = &oracles.get(&workload)?.places;
         let mut weights = (1..)
-            .zip(targets)
-            .filter(|(_, target)| target.ends_with(" httproutes/checkout"));
+            .zip(places)
+            .filter(|(_, place)| place.target.ends_with(" httproutes/checkout"));
         // The first write of the route gives the canary 0.
         let (at, _) = weights.nth(1)?;
         Some(Plan {

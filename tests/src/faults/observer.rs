@@ -3,7 +3,7 @@
 //! All lie in one etcd, so resourceVersions are of one sequence. One watch a kind serves all namespaces.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -37,7 +37,7 @@ const KINDS: [(&str, &str, &str); 8] = [
 pub struct Version {
     /// Its resourceVersion.
     pub version: u64,
-    /// When it was seen.
+    /// When it was stored at the latest: it was seen then, or one that was stored after it.
     pub at: Timestamp,
     /// Its kind.
     pub kind: &'static str,
@@ -47,29 +47,38 @@ pub struct Version {
     pub object: Option<Arc<Value>>,
 }
 
-type Histories = Arc<Mutex<HashMap<String, Vec<Version>>>>;
+/// What was seen of a namespace.
+#[derive(Debug, Default)]
+struct Sight {
+    /// Every version, as it came.
+    history: Vec<Version>,
+    /// Every object as it was seen last.
+    world: World,
+}
+
+type Sights = Arc<Mutex<HashMap<String, Sight>>>;
 
 /// The watches. Ends when dropped.
 #[derive(Debug)]
 pub struct Observer {
-    histories: Histories,
+    sights: Sights,
     watches: Vec<JoinHandle<()>>,
 }
 
 impl Observer {
     /// Begins to look at all namespaces, and comes back when every watch has brought its first list.
     pub async fn start(cluster: &Cluster) -> Result<Self> {
-        let histories = Histories::default();
+        let sights = Sights::default();
         let synced = Arc::new(Mutex::new(0));
         let watches = KINDS.map(|(group, version, kind)| {
             let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
             let api: Api<DynamicObject> = Api::all_with(cluster.client(), &resource);
-            let (histories, synced) = (Arc::clone(&histories), Arc::clone(&synced));
+            let (sights, synced) = (Arc::clone(&sights), Arc::clone(&synced));
             let events = watcher(api, Config::default()).default_backoff();
             tokio::spawn(events.for_each(move |event| {
                 match event {
-                    Ok(Event::Apply(object) | Event::InitApply(object)) => note(&histories, kind, &object, false),
-                    Ok(Event::Delete(object)) => note(&histories, kind, &object, true),
+                    Ok(Event::Apply(object) | Event::InitApply(object)) => note(&sights, kind, &object, false),
+                    Ok(Event::Delete(object)) => note(&sights, kind, &object, true),
                     Ok(Event::InitDone) => *synced.lock().unwrap_or_else(PoisonError::into_inner) += 1,
                     Ok(Event::Init) | Err(_) => {}
                 }
@@ -77,7 +86,7 @@ impl Observer {
             }))
         });
         let observer = Self {
-            histories,
+            sights,
             watches: watches.into(),
         };
         until("the observer's first lists", Duration::from_secs(30), async || {
@@ -94,28 +103,31 @@ impl Observer {
 
     /// Everything that was stored in a namespace, in the order in which it was written.
     pub fn history(&self, namespace: &str) -> Vec<Version> {
-        let histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut history = histories.get(namespace).cloned().unwrap_or_default();
-        drop(histories);
+        let mut history = self
+            .sights()
+            .get(namespace)
+            .map(|sight| sight.history.clone())
+            .unwrap_or_default();
         history.sort_by_key(|version| version.version);
+        stored_at_the_latest(&mut history);
         history
     }
 
     /// Everything in a namespace as it was seen last.
     pub fn world(&self, namespace: &str) -> World {
-        let mut world = World::default();
-        for version in self.history(namespace) {
-            world.take(&version);
-        }
-        world
+        self.sights()
+            .get(namespace)
+            .map(|sight| sight.world.clone())
+            .unwrap_or_default()
     }
 
     /// Forgets a namespace.
     pub fn forget(&self, namespace: &str) {
-        self.histories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(namespace);
+        self.sights().remove(namespace);
+    }
+
+    fn sights(&self) -> MutexGuard<'_, HashMap<String, Sight>> {
+        self.sights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,22 +139,30 @@ impl Drop for Observer {
     }
 }
 
-fn note(histories: &Histories, kind: &'static str, object: &DynamicObject, deleted: bool) {
+/// Takes each version to be as old as the first sight of any that was stored after it: where a machine stands still, one watch tells seconds
+/// after another.
+fn stored_at_the_latest(history: &mut [Version]) {
+    let mut earliest = Timestamp::MAX;
+    for version in history.iter_mut().rev() {
+        earliest = earliest.min(version.at);
+        version.at = earliest;
+    }
+}
+
+fn note(sights: &Sights, kind: &'static str, object: &DynamicObject, deleted: bool) {
     let namespace = object.namespace().unwrap_or_default();
     let version = object.resource_version().and_then(|version| version.parse().ok());
-    let body = (!deleted).then(|| Arc::new(serde_json::to_value(object).unwrap_or_default()));
-    histories
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .entry(namespace)
-        .or_default()
-        .push(Version {
-            version: version.unwrap_or_default(),
-            at: Timestamp::now(),
-            kind,
-            name: object.name_any(),
-            object: body,
-        });
+    let version = Version {
+        version: version.unwrap_or_default(),
+        at: Timestamp::now(),
+        kind,
+        name: object.name_any(),
+        object: (!deleted).then(|| Arc::new(serde_json::to_value(object).unwrap_or_default())),
+    };
+    let mut sights = sights.lock().unwrap_or_else(PoisonError::into_inner);
+    let sight = sights.entry(namespace).or_default();
+    sight.world.take(&version);
+    sight.history.push(version);
 }
 
 /// All objects as they were after one write: by kind and name.

@@ -8,6 +8,7 @@ use stepgate_crds::RolloutStatus;
 use super::check::CANARY;
 use super::layer::Write;
 use super::observer::World;
+use super::place::general;
 use crate::shop::NAME;
 
 /// The end of a run of a plan, without what differs from one namespace to another.
@@ -30,13 +31,8 @@ impl End {
         let is_status = |write: &&Write| write.target().ends_with("/status");
         let mut counts = BTreeMap::new();
         for write in accepted().filter(|write| !is_status(write)) {
-            // Records of templates are named by their number: how many there were is what counts.
             let target = write.target();
-            let target = target
-                .split('/')
-                .next()
-                .filter(|kind| *kind == "podtemplates")
-                .unwrap_or(&target);
+            let target = general(&target);
             let verb = match write.method.as_str() {
                 "POST" => "create",
                 "DELETE" => "delete",

@@ -18,6 +18,7 @@ use super::fault::{Fault, Kind};
 use super::layer::Tap;
 use super::observer::{Observer, Version, World};
 use super::oracle::End;
+use super::place::{self, Place};
 use super::process::{self, Life};
 use super::proxy::Proxy;
 use super::site::{self, STEPS};
@@ -82,8 +83,8 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// Writes in all, accepted or not.
     pub writes: usize,
-    /// Method and target of each.
-    pub targets: Vec<String>,
+    /// Where in the course each was.
+    pub places: Vec<Place>,
     /// Requests in all.
     pub requests: usize,
     /// From an abort to the first write that lowers the canary's weight.
@@ -218,7 +219,7 @@ impl Range {
             wrong: Vec::new(),
             violations: Vec::new(),
             writes: 0,
-            targets: Vec::new(),
+            places: Vec::new(),
             requests: 0,
             answer: None,
             way_back: None,
@@ -256,10 +257,7 @@ impl Range {
         outcome.left = tap.left().len();
         outcome.requests = tap.requests();
         outcome.writes = writes.len();
-        outcome.targets = writes
-            .iter()
-            .map(|write| format!("{} {}", write.method, write.target()))
-            .collect();
+        outcome.places = place::of(&writes);
         outcome.timeline = timeline(&writes);
         for line in self.ears.heard(&secret) {
             outcome.break_rule(safety(15), format!("the log says {line}"));
@@ -270,7 +268,7 @@ impl Range {
             task.join().await?.context("the bug")?;
         }
         drop(ends);
-        namespace.end().await?;
+        namespace.clear().await?;
         lived
     }
 

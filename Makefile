@@ -18,9 +18,10 @@ mutants := $(cache)/cargo-mutants-$(mutants_version)/bin/cargo-mutants
 chart := charts/stepgate
 
 # The demo application is linked statically, as small images have it; what it rests on is built as for all others.
+static_demo_app := cargo rustc --package demo-app --bin demo-app -- -C target-feature=+crt-static
 define build_bins
 cargo build --workspace --exclude demo-app --bins
-cargo rustc --package demo-app --bin demo-app -- -C target-feature=+crt-static
+$(static_demo_app)
 endef
 
 .PHONY: help
@@ -31,9 +32,10 @@ help: ## list what can be done
 
 ##
 .PHONY: build
+# Programs and tests in one command: tests ask for more features of what all rest on, and apart each of it would be built twice.
 build: ## build everything (one profile, also for tests, demo and chart)
-	$(build_bins)
-	cargo build --workspace --tests
+	cargo build --workspace --exclude demo-app --bins --tests
+	$(static_demo_app)
 
 .PHONY: fmt
 fmt: ## format the sources
@@ -57,9 +59,9 @@ gen: ## write the generated files: the CRD and the chart's copy of it
 	cp crds/rollouts.yaml $(chart)/crds/rollouts.yaml
 
 .PHONY: check-generated
-check-generated: ## fail if a generated file is not what `make gen` writes
+check-generated: build ## fail if a generated file is not what `make gen` writes
 	@new=$$(mktemp); trap 'rm -f "$$new"' EXIT; \
-	cargo run --quiet -p stepgate-crds --bin generate-crds > "$$new"; \
+	$(programs)/generate-crds > "$$new"; \
 	for file in crds/rollouts.yaml $(chart)/crds/rollouts.yaml; do \
 	  diff -u "$$file" "$$new" || { echo "$$file is out of date: run make gen, and commit what it writes" >&2; exit 1; }; \
 	done; echo "generated files are fresh"

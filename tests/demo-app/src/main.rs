@@ -1,6 +1,7 @@
 //! The demo application: answers any path with its version, and misbehaves as its environment says.
 //!
-//! VERSION (default `v1`) · ERROR_SHARE (`0.05` or `5%`: so many answers are 500 with `x-injected: true`) · LATENCY (`5ms`, before each
+//! VERSION (default `v1`) · ERROR_SHARE (`0.05` or `5%`: so many answers are 500 with `x-injected: true`, by chance) · ERROR_EVERY
+//! (`20`: each 20th answer is one besides, and nothing by chance; 0, the default, is none) · LATENCY (`5ms`, before each
 //! answer) · CAPACITY (`50`: requests a second that it carries, by when they were due, which the header `x-due` says in milliseconds since
 //! the epoch; those beyond are answered 503 with `x-demo: over-capacity`; 0, the default, is without bound) · SLOW_START (`10s`, not ready before) · CRASH_AFTER (`30s`, then exit code 1) · DRAIN (`2s`, see below) ·
 //! POD_IP and PORT (default 0.0.0.0 and 8080). `/healthz` is the readiness, `/metrics` is for Prometheus; neither is counted. A POST of a
@@ -42,6 +43,7 @@ struct Application {
     version: HeaderValue,
     /// The bits of an f64.
     error_share: AtomicU64,
+    error_every: u64,
     latency: Duration,
     capacity: Option<Capacity>,
     ready_at: Instant,
@@ -73,6 +75,7 @@ async fn main() -> Result<()> {
     let application = Arc::new(Application {
         version: HeaderValue::from_str(&text("VERSION", "v1")).context("VERSION")?,
         error_share: AtomicU64::new(share(&text("ERROR_SHARE", "0")).context("ERROR_SHARE")?.to_bits()),
+        error_every: text("ERROR_EVERY", "0").parse().context("ERROR_EVERY")?,
         latency: duration("LATENCY", "0s")?,
         capacity: Capacity::new(text("CAPACITY", "0").parse().context("CAPACITY")?),
         ready_at: start + duration("SLOW_START", "0s")?,
@@ -174,7 +177,7 @@ async fn answer(
     let code = if !within {
         headers.insert("x-demo", HeaderValue::from_static("over-capacity"));
         StatusCode::SERVICE_UNAVAILABLE
-    } else if unit(application.seed | number) < error_share {
+    } else if is_in_turn(number, application.error_every) || unit(application.seed | number) < error_share {
         headers.insert("x-injected", HeaderValue::from_static("true"));
         StatusCode::INTERNAL_SERVER_ERROR
     } else {
@@ -197,6 +200,11 @@ fn due(asked: &HeaderMap) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+/// Whether this answer, counted from 0, is the last of so many; never where they are none.
+fn is_in_turn(number: u64, every: u64) -> bool {
+    every > 0 && number % every == every - 1
 }
 
 /// A number from 0 to 1 by splitmix64, evenly spread over its seeds.
@@ -254,6 +262,13 @@ mod tests {
             .filter(|&number| unit((77 << 32) | number) < 0.05)
             .count();
         assert!((4_800..5_200).contains(&errors), "{errors}");
+    }
+
+    #[test]
+    fn each_so_manieth_answer_is_an_error() {
+        let turns = |every| -> Vec<u64> { (0..100).filter(|&number| is_in_turn(number, every)).collect() };
+        assert_eq!(turns(20), [19, 39, 59, 79, 99]);
+        assert!(turns(0).is_empty());
     }
 
     #[test]

@@ -70,8 +70,8 @@ impl Namespace {
         })
     }
 
-    /// Deletes what runs in it and what the gateway knows of it by the cluster's own client, and leaves the rest to the cluster's end: to delete a namespace costs the API
-    /// server a hundred requests.
+    /// Deletes what runs in it and what the gateway knows of it by the cluster's own client, and leaves the rest to the cluster's end: to
+    /// delete a namespace costs the API server a hundred requests.
     pub async fn clear(mut self) -> Result<()> {
         let rollouts: Api<Rollout> = self.api();
         let free = Patch::Merge(json!({"metadata": {"finalizers": null}}));

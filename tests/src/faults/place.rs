@@ -1,5 +1,5 @@
-//! Where in its course a write is: what it goes to, what was written before it, and how far the run had come. A fault that strikes at one place is
-//! the same fault in each course that comes by.
+//! Where in its course a write is: what it goes to, what was written before it, how far the run had come, and what it commits. A fault that
+//! strikes at one place is the same fault in each course that comes by.
 
 use serde_json::Value;
 use stepgate_crds::RolloutStatus;

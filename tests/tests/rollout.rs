@@ -20,12 +20,6 @@ use stepgate_tests::until::{Seen, until};
 /// The rate of the figures, requests a second.
 const RATE: f64 = 300.0;
 const BOUND: Duration = Duration::from_mins(4);
-/// The interval of the rollouts that fail.
-const INTERVAL: Duration = Duration::from_secs(15);
-/// How long their weights settle.
-const SETTLE: Duration = Duration::from_secs(5);
-/// So much later than it should a busy machine may be.
-const BUSY: Duration = Duration::from_secs(10);
 /// Requests that a good rollout is measured by, at least.
 const LEAST_REQUESTS: u64 = 20_000;
 
@@ -121,7 +115,6 @@ async fn rolled_back(name: &str, errors: &str) -> Result<()> {
 }
 
 async fn way_back(scene: &Scene, errors: &str) -> Result<()> {
-    let within = INTERVAL * 3;
     let written = as_written(&shop::route(&scene.namespace).await?);
     let load = scene.load(RATE).await?;
     let audit = scene.namespace.cluster().audit()?;
@@ -131,6 +124,8 @@ async fn way_back(scene: &Scene, errors: &str) -> Result<()> {
 
     let at_ten = |run: &stepgate_crds::status::Run| run.in_force.as_ref().is_some_and(|force| force.weight == 10);
     let (_, run) = scene.record.first_run(at_ten).context("10 % was never in force")?;
+    let (settle, interval) = (run.spec.settle.duration(), run.spec.interval.duration());
+    let within = interval * 3;
     let since = run.in_force.context("10 % is in force")?.since;
     let reached = Timestamp::from_millisecond(since.as_millis())?;
     let back = scene
@@ -149,10 +144,10 @@ async fn way_back(scene: &Scene, errors: &str) -> Result<()> {
         .copied()
         .rfind(|(at, _)| *at <= said)
         .context("the operator's log has no `interval read` before the rollback")?;
-    let begins = reached.checked_add(SETTLE)?.checked_add(INTERVAL)?;
+    let first_end = reached.checked_add(settle)?.checked_add(interval)?;
     let counted = reads
         .iter()
-        .filter(|(at, through)| *at <= said && *through >= begins)
+        .filter(|(at, through)| *at <= said && *through >= first_end)
         .count();
     let requests = scene.requests(&audit)?;
     let first = |what: &str| {
@@ -178,8 +173,7 @@ async fn way_back(scene: &Scene, errors: &str) -> Result<()> {
         ended.message.as_deref().unwrap_or_default(),
     );
     ensure!(counted == 1, "{counted} whole intervals were read before the verdict");
-    let most = within + BUSY;
-    ensure!(exposed <= most.as_secs_f64(), "{exposed:.2} s from 10 % to weight 0");
+    ensure!(exposed <= within.as_secs_f64(), "{exposed:.2} s from 10 % to weight 0");
     ensure!(write <= 0.5, "{write:.3} s from the deciding sample to the first write");
     ensure!(accepted <= 3.0, "{accepted:.3} s from the deciding sample to weight 0");
     ensure!(

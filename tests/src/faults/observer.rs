@@ -209,3 +209,23 @@ impl World {
             .count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_as_old_as_the_first_sight_of_a_later_one() {
+        let seen = |version, second| Version {
+            version,
+            at: Timestamp::from_second(second).unwrap(),
+            kind: "HTTPRoute",
+            name: "checkout".to_owned(),
+            object: None,
+        };
+        // One watch told of the second version 3 s after another one had told of the third.
+        let mut history = [seen(1, 10), seen(2, 15), seen(3, 12), seen(4, 20)];
+        stored_at_the_latest(&mut history);
+        assert_eq!(history.map(|version| version.at.as_second()), [10, 12, 12, 20]);
+    }
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use stepgate_core::limits::Limits;
 use stepgate_crds::status::{Outcome, Phase, RunState};
 use stepgate_crds::units::Span;
 use stepgate_tests::cluster::Cluster;
@@ -101,8 +102,8 @@ async fn a_version_that_fails_every_request_is_at_weight_zero_by_the_first_whole
 }
 
 /// Ships a version with these errors, beside a stable one with 0.1 %, and measures its way back, which so many intervals decide that lie whole
-/// in its time. The first of those begins up to one interval after the weight has settled, and is read 7 s after its end: 42 s are the most,
-/// and three intervals are the promise.
+/// in its time. The first of those begins up to one interval after the counts show the weight, 7 s after its acceptance, and is read 7 s after
+/// its end: 44 s are the most, and three intervals are the promise.
 async fn rolled_back(name: &str, errors: &str, intervals: RangeInclusive<usize>) -> Result<()> {
     let cluster = Cluster::attach().await?;
     let options = OperatorOptions {
@@ -125,7 +126,7 @@ async fn way_back(scene: &Scene, errors: &str, intervals: RangeInclusive<usize>)
     let written = as_written(&shop::route(&scene.namespace).await?);
     let load = scene.load(RATE).await?;
     let audit = scene.namespace.cluster().audit()?;
-    // Shipped at the worst moment, 3 s of the three intervals would be left for a machine that others use too. The moment is not left to chance.
+    // Shipped at the worst moment, 1 s of the three intervals would be left for a machine that others use too. The moment is not left to chance.
     tokio::time::sleep(until_an_interval_begins(interval)).await;
     shop::ship_with(&scene.namespace, &["VERSION=v2", "ERROR_SHARE=0%", errors]).await?;
     let ended = shop::wait(&scene.namespace, Phase::Failed, BOUND).await?;
@@ -133,7 +134,6 @@ async fn way_back(scene: &Scene, errors: &str, intervals: RangeInclusive<usize>)
 
     let at_ten = |run: &stepgate_crds::status::Run| run.in_force.as_ref().is_some_and(|force| force.weight == 10);
     let (_, run) = scene.record.first_run(at_ten).context("10 % was never in force")?;
-    let settle = run.spec.settle.duration();
     let within = interval * 3;
     let since = run.in_force.context("10 % is in force")?.since;
     let reached = Timestamp::from_millisecond(since.as_millis())?;
@@ -153,7 +153,12 @@ async fn way_back(scene: &Scene, errors: &str, intervals: RangeInclusive<usize>)
         .copied()
         .rfind(|(at, _)| *at <= said)
         .context("the operator's log has no `interval read` before the rollback")?;
-    let first_end = reached.checked_add(settle)?.checked_add(interval)?;
+    let limits = Limits {
+        scrape: OperatorOptions::default().scrape.parse()?,
+        ..Limits::default()
+    };
+    let counts_from = since.after(run.spec.settle.max(limits.readable_after()));
+    let first_end = Timestamp::from_second(counts_from.ceil_seconds())?.checked_add(interval)?;
     let counted = reads
         .iter()
         .filter(|(at, through)| *at <= said && *through >= first_end)

@@ -11,13 +11,12 @@ use stepgate_crds::status::{Outcome, Phase, RunState};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cluster::Cluster;
-use crate::faults::check::check_stored;
+use crate::faults::check::{check_stored, told_apart};
 use crate::faults::observer::Observer;
 use crate::operator::install_chart;
 use crate::scene::busy::{Busy, Judged, Tally};
 use crate::shop::{self, NAME, Shop};
 
-pub mod authors;
 pub mod many;
 
 /// The weights of a run's steps where nothing else is said.
@@ -140,7 +139,7 @@ impl Storm {
         let namespace = self.busy.scene.namespace.name().to_owned();
         let status = self.busy.scene.record.last_status().unwrap_or_default();
         let times = acted.as_ref().copied().unwrap_or_default();
-        let history = authors::told_apart(self.observer.history(&namespace));
+        let history = told_apart(self.observer.history(&namespace));
         let broken = check_stored(&history, &STEPS, DRAIN);
         let played = acted.and_then(|_| {
             ensure!(broken.is_empty(), "{what}: {broken:#?}");

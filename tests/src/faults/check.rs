@@ -1,5 +1,6 @@
 //! The invariants that stored versions can show, held against every single write of the operator.
 
+mod authors;
 mod commits;
 mod data;
 mod ears;
@@ -23,6 +24,7 @@ use crate::shop::NAME;
 use data::Folded;
 use route::{Weights, weights_as_written};
 
+pub use authors::told_apart;
 pub use ears::{Ears, HUSH};
 pub use route::canary_weight;
 pub use rules::{ELSEWHERE, RULES, Rule, liveness, safety};

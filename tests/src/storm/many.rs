@@ -10,10 +10,9 @@ use kube::{Api, ResourceExt};
 use stepgate_crds::status::Phase;
 use stepgate_crds::{Rollout, RolloutStatus};
 
-use super::authors::told_apart;
 use super::{DRAIN, STEPS, judged};
 use crate::cluster::{Cluster, Namespace, Prometheus};
-use crate::faults::check::{Violation, check_stored};
+use crate::faults::check::{Violation, check_stored, told_apart};
 use crate::faults::observer::{Observer, Version};
 use crate::load::{LoadHandle, LoadOptions, Report};
 use crate::operator::{Operator, OperatorOptions, install_chart};

@@ -8,12 +8,11 @@ use kube::Api;
 use stepgate_crds::RolloutStatus;
 use stepgate_crds::status::{Outcome, Phase};
 use stepgate_tests::cluster::{Cluster, Namespace};
-use stepgate_tests::faults::check::check_stored;
+use stepgate_tests::faults::check::{check_stored, told_apart};
 use stepgate_tests::faults::observer::Observer;
 use stepgate_tests::operator::{Operator, OperatorOptions, SYSTEM, install_chart};
 use stepgate_tests::scene::Scene;
 use stepgate_tests::shop::{self, NAME, Shop};
-use stepgate_tests::storm::authors::told_apart;
 use stepgate_tests::until::{Seen, until};
 
 /// How long a leader is believed to lead after its last sign of life.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use stepgate_crds::names;
 
-use crate::faults::observer::Version;
+use super::super::observer::Version;
 
 /// The same history, in which every version of a route names its author alone.
 pub fn told_apart(mut history: Vec<Version>) -> Vec<Version> {

@@ -124,7 +124,7 @@ faults: cluster-programs build ## run 1,000 fault plans and 200 pairs by chance 
 	$(programs)/local-cluster run -- $(programs)/faults $(if $(PLAN),--plan $(PLAN),$(if $(filter all,$(PLANS)),,--plans $(or $(PLANS),1000)) --seed $(or $(SEED),1) --random 200)
 
 .PHONY: exhaustive
-exhaustive: ## search every interleaving of pairs of faults in the core, to the end (an hour or more); ONLY=people for those of this name
+exhaustive: ## search every interleaving of pairs of faults in the core, to the end (an hour); ONLY=people for those of this name
 	STEPGATE_EXHAUSTIVE_STATES=3000000 $(if $(ONLY),STEPGATE_EXHAUSTIVE_ONLY="$(ONLY)") \
 	  cargo test -p stepgate-core --test next -- exhaustive::more_goes_wrong --nocapture
 

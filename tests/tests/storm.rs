@@ -71,7 +71,7 @@ async fn good_versions_get_through_though_the_gateways_controller_is_killed_at_e
         own_gateway: Some(OWN_GATEWAY),
         // An Envoy that lost its controller waits longer and longer, up to 30 s, before it asks again, for each cluster's endpoints by itself:
         // so long it does not hear which pods go, whoever rolls them.
-        rollout: judged().rollout + "  steps: [{weight: 10}, {weight: 30}, {weight: 50}, {weight: 100, bake: 35s}]\n",
+        rollout: judged().rollout + "  steps: [{weight: 10}, {weight: 30}, {weight: 50}, {weight: 100, bake: 40s}]\n",
         ..judged()
     };
     weather("storm-gateway", what, shop, async |storm| {

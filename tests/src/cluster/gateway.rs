@@ -3,6 +3,7 @@
 
 mod envoy_gateway;
 pub mod make;
+mod service;
 mod traefik;
 
 use std::fs;
@@ -16,6 +17,7 @@ use super::facts::{Facts, GATEWAY, GATEWAY_ADDRESS, STATS_PORT, User};
 use super::launch::ip;
 use super::namespace::Namespace;
 use super::process::{Process, answers};
+use service::Service;
 
 /// The name of a test's own Gateway, in the test's namespace.
 pub const OWN_GATEWAY: &str = "own";
@@ -31,6 +33,8 @@ pub(super) struct Place {
     gateway: (String, String),
     /// Envoy's own address; a Gateway listener's port P is served on P + 8000.
     address: &'static str,
+    /// Where on 127.0.0.1 Envoy asks for its configuration.
+    source: u16,
     /// Ports on 127.0.0.1 for Envoy's configuration, Contour's own counters, its health, its debugging, and Envoy's counters.
     ports: [u16; 5],
 }
@@ -43,16 +47,19 @@ impl Place {
             prefix: String::new(),
             gateway: (namespace.to_owned(), name.to_owned()),
             address: GATEWAY_ADDRESS,
+            source: 8001,
             ports: [8001, 8003, 8004, 6060, STATS_PORT],
         }
     }
 
     fn own(namespace: &Namespace) -> Result<Self> {
+        let [source, ports @ ..] = free_ports::<6>()?;
         Ok(Self {
             prefix: format!("{}-", namespace.name()),
             gateway: (namespace.name().to_owned(), OWN_GATEWAY.to_owned()),
             address: OWN_ADDRESS,
-            ports: free_ports()?,
+            source,
+            ports,
         })
     }
 
@@ -101,13 +108,18 @@ impl Place {
         Process::start(&self.name("contour"), &facts.logs, &facts.parts.contour, arguments)
     }
 
+    /// The way from Envoy to a controller that has just been started.
+    fn service(&self) -> Service {
+        let [controller, ..] = self.ports;
+        Service::of(controller, self.source)
+    }
+
     async fn envoy(&self, facts: &Facts) -> Result<Process> {
         let bootstrap = facts.path(&self.name("envoy.json"));
-        let [xds, ..] = self.ports;
         let admin = facts.path(&self.name("envoy-admin.sock"));
         let output = Command::new(&facts.parts.contour)
             .args(["bootstrap", "--xds-address=127.0.0.1", "--xds-resource-version=v3"])
-            .arg(format!("--xds-port={xds}"))
+            .arg(format!("--xds-port={}", self.source))
             .args(["--admin-address", &admin.display().to_string()])
             .arg(&bootstrap)
             .output()
@@ -166,6 +178,8 @@ pub struct Gateway {
     facts: Facts,
     place: Place,
     contour: Process,
+    /// Between the two; none while there is no controller.
+    service: Option<Service>,
     _envoy: Process,
 }
 
@@ -176,6 +190,7 @@ impl Gateway {
         ip(&["addr", "replace", &format!("{OWN_ADDRESS}/32"), "dev", "lo"]).await?;
         let (facts, place) = (namespace.cluster().facts().clone(), Place::own(namespace)?);
         let [mut contour, mut envoy] = start(&facts, &place).await?;
+        let service = Some(place.service());
         let [.., stats] = place.ports;
         let ready = format!("http://127.0.0.1:{stats}/ready");
         answers("a gateway of its own", &ready, &mut [&mut contour, &mut envoy]).await?;
@@ -186,6 +201,7 @@ impl Gateway {
             facts,
             place,
             contour,
+            service,
             _envoy: envoy,
         })
     }
@@ -203,12 +219,14 @@ impl Gateway {
 
     /// Kills the controller (SIGKILL): Envoy serves on as it was told last.
     pub async fn kill_controller(&mut self) -> Result<()> {
+        self.service = None;
         self.contour.kill().await
     }
 
-    /// Starts the controller again; does not wait for it.
+    /// Starts the controller again, which Envoy reaches once it is ready; does not wait for it.
     pub fn start_controller(&mut self) -> Result<()> {
         self.contour = self.place.contour(&self.facts)?;
+        self.service = Some(self.place.service());
         Ok(())
     }
 }

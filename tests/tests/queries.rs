@@ -154,15 +154,91 @@ async fn over_max(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Holds at 10 % on a query, with this reason and these words of the message.
+type Told = (&'static str, &'static str, &'static str);
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_without_a_number_holds_with_a_reason_of_its_own_and_one_that_cannot_be_asked_begins_no_run()
--> Result<()> {
+async fn a_query_that_gives_no_series_or_several_holds_with_a_reason_of_its_own() -> Result<()> {
+    let several = "series, and one number is expected";
+    without_a_number(
+        "not-one",
+        &[
+            ("sum(no_such_metric)", "QueryNoData", "gives no series"),
+            ("up{job=\"pods\"}", "QueryResultSeries", several),
+        ],
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_gives_no_finite_number_holds_with_a_reason_of_its_own() -> Result<()> {
+    without_a_number(
+        "not-finite",
+        &[
+            ("sum(up) / 0 - sum(up) / 0", "QueryNotFinite", "gives NaN"),
+            ("sum(up) / 0", "QueryNotFinite", "gives inf"),
+        ],
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_gives_another_type_or_is_refused_by_the_source_holds_with_a_reason_of_its_own() -> Result<()> {
+    without_a_number(
+        "no-number",
+        &[
+            ("up[1m]", "QueryResultType", "gives a range of samples"),
+            ("'text'", "QueryResultType", "gives a string"),
+            ("nonsense(up)", "QueryRejected", "unknown function"),
+        ],
+    )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_be_asked_begins_no_run() -> Result<()> {
+    with_a_query("not-asked", async |scene| {
+        // A run that holds ends with the newer version all the same.
+        edit(scene, "sum(no_such_metric)").await?;
+        shop::ship(&scene.namespace, "v2", "0%").await?;
+        scene.wait_for("10 % in force", BOUND, is_at(10)).await?;
+        for (query, why) in [
+            (
+                "sum(up",
+                "spec.analysis.queries, query own: at character 7, the end: an operator",
+            ),
+            ("up{namespace=~\".*\"}", "`namespace=~\".*\"` asks for other namespaces"),
+            ("up{pod=\"${canary}\"}", "`${canary` is unknown"),
+        ] {
+            edit(scene, query).await?;
+            shop::ship(&scene.namespace, &format!("refused-{}", query.len()), "0%").await?;
+            let refused = scene
+                .wait_for(query, BOUND, |status| {
+                    status.run.is_none() && status.message.as_deref().is_some_and(|message| message.contains(why))
+                })
+                .await?;
+            println!("{query}: {}", status_line(&refused));
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// A scene under traffic whose one query is edited as it goes; clients see no failure.
+async fn with_a_query(name: &str, act: impl AsyncFnOnce(&Scene) -> Result<()>) -> Result<()> {
     let cluster = Cluster::attach().await?;
-    let namespace = cluster.namespace("numberless").await?;
+    let namespace = cluster.namespace(name).await?;
     let (_prometheus, options) = quick(&namespace).await?;
     let shop = judged_by(&json!([{"name": "own", "query": "vector(1)", "max": 1}]));
     let scene = Scene::open_in(namespace, &shop, talkative(options)).await?;
-    let outcome = without_a_number(&scene).await;
+    let outcome = async {
+        let load = scene.load(100.0).await?;
+        act(&scene).await?;
+        let report = load.stop().await?;
+        ensure!(report.other_failures() == 0, "{report}");
+        Ok(())
+    }
+    .await;
     scene.told(outcome)
 }
 
@@ -175,67 +251,35 @@ async fn edit(scene: &Scene, query: &str) -> Result<()> {
     Ok(())
 }
 
-async fn without_a_number(scene: &Scene) -> Result<()> {
-    let load = scene.load(100.0).await?;
-    for (version, (query, reason, why)) in [
-        ("sum(no_such_metric)", "QueryNoData", "gives no series"),
-        (
-            "up{job=\"pods\"}",
-            "QueryResultSeries",
-            "series, and one number is expected",
-        ),
-        ("sum(up) / 0 - sum(up) / 0", "QueryNotFinite", "gives NaN"),
-        ("sum(up) / 0", "QueryNotFinite", "gives inf"),
-        ("up[1m]", "QueryResultType", "gives a range of samples"),
-        ("'text'", "QueryResultType", "gives a string"),
-        ("nonsense(up)", "QueryRejected", "unknown function"),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        edit(scene, query).await?;
-        // A newer version ends the run before it, and has the spec as it is now.
-        shop::ship(&scene.namespace, &format!("v{}", version + 2), "0%").await?;
-        let is_told = |status: &RolloutStatus| {
-            let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-            let is_of_this = status
-                .run
-                .as_ref()
-                .is_some_and(|run| run.spec.queries.iter().any(|one| one.query == query));
-            is_of_this
-                && is_at(10)(status)
-                && status.verdict.as_deref() == Some(reason)
-                && condition.is_some_and(|condition| condition.reason == reason)
-                && status.message.as_deref().is_some_and(|message| message.contains(why))
-        };
-        let told = scene.wait_for(&format!("{query}: {reason}"), BOUND, is_told).await?;
-        println!("{query}: {}", status_line(&told));
-        if version == 0 {
-            sleep(THREE_INTERVALS).await;
+async fn without_a_number(name: &str, queries: &[Told]) -> Result<()> {
+    with_a_query(name, async |scene| {
+        for (version, (query, reason, why)) in queries.iter().enumerate() {
+            edit(scene, query).await?;
+            // A newer version ends the run before it, and has the spec as it is now.
+            shop::ship(&scene.namespace, &format!("v{}", version + 2), "0%").await?;
+            let is_told = |status: &RolloutStatus| {
+                let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+                let is_of_this = status
+                    .run
+                    .as_ref()
+                    .is_some_and(|run| run.spec.queries.iter().any(|one| one.query == *query));
+                is_of_this
+                    && is_at(10)(status)
+                    && status.verdict.as_deref() == Some(*reason)
+                    && condition.is_some_and(|condition| condition.reason == *reason)
+                    && status.message.as_deref().is_some_and(|message| message.contains(why))
+            };
+            let told = scene.wait_for(&format!("{query}: {reason}"), BOUND, is_told).await?;
+            println!("{query}: {}", status_line(&told));
+            if version == 0 {
+                sleep(THREE_INTERVALS).await;
+            }
+            let held = shop::status(&scene.namespace).await?;
+            ensure!(held.weight == Some(10), "{}", status_line(&held));
         }
-        let held = shop::status(&scene.namespace).await?;
-        ensure!(held.weight == Some(10), "{}", status_line(&held));
-    }
-    let highest = scene.record.accepted_weights().into_iter().flatten().max();
-    ensure!(highest == Some(10), "{highest:?}");
-    for (query, why) in [
-        (
-            "sum(up",
-            "spec.analysis.queries, query own: at character 7, the end: an operator",
-        ),
-        ("up{namespace=~\".*\"}", "`namespace=~\".*\"` asks for other namespaces"),
-        ("up{pod=\"${canary}\"}", "`${canary` is unknown"),
-    ] {
-        edit(scene, query).await?;
-        shop::ship(&scene.namespace, &format!("refused-{}", query.len()), "0%").await?;
-        let refused = scene
-            .wait_for(query, BOUND, |status| {
-                status.run.is_none() && status.message.as_deref().is_some_and(|message| message.contains(why))
-            })
-            .await?;
-        println!("{query}: {}", status_line(&refused));
-    }
-    let report = load.stop().await?;
-    ensure!(report.other_failures() == 0, "{report}");
-    Ok(())
+        let highest = scene.record.accepted_weights().into_iter().flatten().max();
+        ensure!(highest == Some(10), "{highest:?}");
+        Ok(())
+    })
+    .await
 }

@@ -154,17 +154,20 @@ async fn over_max(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Holds at 10 % on a query, with this reason and these words of the message.
+/// A query, the reason with which a run holds on it, and words of its message.
 type Told = (&'static str, &'static str, &'static str);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_gives_no_series_or_several_holds_with_a_reason_of_its_own() -> Result<()> {
-    let several = "series, and one number is expected";
     without_a_number(
         "not-one",
         &[
             ("sum(no_such_metric)", "QueryNoData", "gives no series"),
-            ("up{job=\"pods\"}", "QueryResultSeries", several),
+            (
+                "up{job=\"pods\"}",
+                "QueryResultSeries",
+                "series, and one number is expected",
+            ),
         ],
     )
     .await

@@ -1,7 +1,7 @@
 //! The way from Envoy to its controller, as a Service gives it: closed until the controller is ready.
 //!
 //! Contour 1.33 opens its port before it has read every HTTPRoute, and tells who asks in that tenth of a second that there are no clusters
-//! (seen in 6 of 25 starts): Envoy then answers 503 (`NC`). In a cluster nobody can ask so soon: its own manifest has a readiness probe, a
+//! (`contour cli cds` saw it in 6 of 25 starts): Envoy then answers 503 (`NC`). In a cluster nobody can ask so soon: its own manifest has a readiness probe, a
 //! connection to that port, and kubelet, EndpointSlice and node take their time after it.
 
 use std::time::Duration;
@@ -28,7 +28,9 @@ impl Service {
         Self {
             task: tokio::spawn(async move {
                 if let Err(error) = serve(controller, port).await {
-                    tracing::error!(%error, port, "the way to the gateway's controller is closed");
+                    say(&format!(
+                        "no way to the gateway's controller through 127.0.0.1:{port}: {error}"
+                    ));
                 }
             }),
         }
@@ -39,6 +41,14 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "nobody waits for the task, and without it the gateway stays as it was"
+)]
+fn say(text: &str) {
+    eprintln!("gateway of a test's own: {text}");
 }
 
 async fn serve(controller: u16, port: u16) -> std::io::Result<()> {
